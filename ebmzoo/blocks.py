@@ -1,0 +1,51 @@
+"""Pieces that several networks are made of."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def mlp(inputs: int, hidden: int, depth: int, outputs: int, slope: float) -> nn.Sequential:
+    """Creates a fully connected network with leaky rectifiers.
+
+    Arguments:
+        inputs: The number of input features.
+        hidden: The width of every hidden layer.
+        depth: The number of hidden layers.
+        outputs: The number of output features.
+        slope: The rectifiers' slope for negative inputs.
+    """
+    layers: list[nn.Module] = []
+    for width in [inputs, *[hidden] * (depth - 1)]:
+        layers += [nn.Linear(width, hidden), nn.LeakyReLU(slope)]
+    return nn.Sequential(*layers, nn.Linear(hidden, outputs))
+
+
+class ResidualBlock(nn.Module):
+    r"""Creates a residual block without normalisation, :math:`h \mapsto S(h) + P(C_2 \sigma(C_1 \sigma(h)))`.
+
+    :math:`C_i` are 3×3 convolutions, :math:`\sigma` leaky rectifiers, :math:`P` averages 2×2 pixels when the
+    block halves the resolution, and :math:`S` is the identity, followed by a 1×1 convolution where the number
+    of channels changes and by :math:`P` where the resolution does.
+
+    Arguments:
+        inputs: The number of input channels.
+        outputs: The number of output channels.
+        halve: Whether the resolution is halved, rounding down.
+        slope: The rectifiers' slope for negative inputs.
+    """
+
+    def __init__(self, inputs: int, outputs: int, halve: bool = False, slope: float = 0.2):
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.LeakyReLU(slope),
+            nn.Conv2d(inputs, outputs, 3, padding=1),
+            nn.LeakyReLU(slope),
+            nn.Conv2d(outputs, outputs, 3, padding=1),
+        )
+        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        self.pool = nn.AvgPool2d(2) if halve else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, inputs, H, W) to (B, outputs, H, W), or to half the height and width."""
+        return self.pool(self.skip(x) + self.residual(x))

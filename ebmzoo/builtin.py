@@ -1,0 +1,75 @@
+"""What ships with ebmzoo itself, offered through the same hooks as any plugin's classes and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ebmzoo import hookimpl
+
+
+@hookimpl
+def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
+    """Offers data, samplers, metrics, networks and the parts that tables are made of."""
+    from ebmzoo import classifiers, data, energies, figures, generators, metrics, recipes, samplers, tables, training
+
+    return {
+        "methods": [classifiers.Classifier],
+        "data": [
+            data.TwentyFiveGaussians,
+            data.SwissRoll,
+            data.EightGaussians,
+            data.TwoMoons,
+            data.Pinwheel,
+            data.Rings,
+            data.Checkerboard,
+            data.Digits,
+        ],
+        "samplers": [
+            samplers.Direct,
+            samplers.Chains,
+            samplers.Langevin,
+            samplers.SGLD,
+            samplers.MALA,
+            samplers.HMC,
+            samplers.KineticLangevin,
+            samplers.BAOAB,
+        ],
+        "metrics": [
+            metrics.ModesFound,
+            metrics.HighQuality,
+            metrics.HighQualitySpread,
+            metrics.ModeBalance,
+            metrics.SlicedWasserstein,
+            metrics.EMD,
+            metrics.MMD,
+            metrics.FrechetDistance,
+            metrics.KernelDistance,
+            metrics.Precision,
+            metrics.Recall,
+        ],
+        "networks": [
+            generators.MLPGenerator,
+            generators.ConvGenerator,
+            energies.MLPEnergy,
+            energies.ConvEnergy,
+            energies.ResidualEnergy,
+        ],
+        "parts": [
+            *(samplers.Stage, samplers.Decay),
+            *(samplers.FromPrior, samplers.FromNoise, samplers.FromData, samplers.FromKept),
+            *(training.Adam, training.Selection),
+            *(training.Stop, training.GoBack, training.Limit, training.LowerLearningRate, training.FreshNoise),
+            *(recipes.Trained, recipes.Samples, recipes.Score),
+            *(tables.Table, tables.Cell, tables.Cells, tables.Published, tables.Better, tables.Reaches),
+            *(figures.Comparison, figures.LatentPath),
+        ],
+    }
+
+
+@hookimpl
+def ebmzoo_reproductions() -> Path:
+    """Offers the tables of the papers."""
+    here = Path(__file__).resolve().parent
+    packaged = here / "reproductions"
+    return packaged if packaged.exists() else here.parent / "reproductions"

@@ -1,0 +1,78 @@
+"""``ebmzoo doctor``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from ebmzoo.cli.errors import FAILED
+from ebmzoo.cli.options import debug_option, store_option
+from ebmzoo.config import plugins, tables
+
+Finding = tuple[bool, str, str]
+
+
+@click.command()
+@store_option
+@debug_option
+@click.pass_context
+def doctor(context: click.Context, root: Path, debug: bool) -> None:
+    """Say what this machine has, and what is missing; exit 1 if something will fail."""
+    del debug
+    well = True
+    for check in (_versions, _devices, _plugins, _compiler, lambda: _store(root), _data):
+        for fine, name, finding in check():
+            well = well and fine
+            click.echo(f"{'✓' if fine else '✗'} {name:10} {finding}")
+    context.exit(0 if well else FAILED)
+
+
+def _versions() -> Iterator[Finding]:
+    from ebmzoo.store import environment
+
+    for name, version in environment()["versions"].items():
+        yield version != "absent", name, version
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    yield True, "cpu", f"{torch.get_num_threads()} threads"
+    for index in range(torch.cuda.device_count()):
+        memory = torch.cuda.get_device_properties(index).total_memory / 2**30
+        yield True, f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB"
+
+
+def _plugins() -> Iterator[Finding]:
+    for plugin in plugins():
+        finding = plugin.error or f"{plugin.distribution} {plugin.version}"
+        yield plugin.error is None, "plugin", f"{plugin.name}: {finding}"
+    yield bool(tables()), "tables", ", ".join(sorted(tables())) or "none found"
+
+
+def _compiler() -> Iterator[Finding]:
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+    finding = compiler or "no C++ compiler: --compile cannot be used on the CPU, everything else can"
+    yield True, "compiler", finding
+
+
+def _store(root: Path) -> Iterator[Finding]:
+    existing = next(path for path in (root.resolve(), *root.resolve().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        yield False, "store", f"{root} cannot be written; name another with --store or EBMZOO_STORE"
+        return
+    free = shutil.disk_usage(existing).free / 1e9
+    yield free > 1, "store", f"{root}, {free:.0f} GB free"
+
+
+def _data() -> Iterator[Finding]:
+    folder = os.environ.get("EBMZOO_DATA")
+    if folder is None:
+        yield True, "data", "EBMZOO_DATA is not set; toy sets and digits need none"
+    else:
+        found = Path(folder).is_dir()
+        yield found, "data", folder if found else f"EBMZOO_DATA names {folder}, which is no folder"

@@ -1,0 +1,150 @@
+"""Options that several commands share, and what they mean together."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ebmzoo.cli.errors import stop_on_signals, warn
+from ebmzoo.config import SCALES, ConfigError, nearest, plugins
+
+if TYPE_CHECKING:
+    from ebmzoo.config import Configured
+    from ebmzoo.store import Store
+    from ebmzoo.tables import Cell
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Duration(click.ParamType):
+    """A time such as ``90``, ``30s``, ``9m`` or ``1.5h``, in seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Returns the seconds."""
+        if isinstance(value, float):
+            return value
+        digits, unit = (value[:-1], value[-1]) if value[-1:] in UNITS else (value, "s")
+        try:
+            seconds = float(digits) * UNITS[unit]
+        except ValueError:
+            self.fail(f"{value!r} is no time; write it like 30s, 9m or 1.5h", param, ctx)
+        if not 0 < seconds < float("inf"):
+            self.fail(f"{value!r} should be a time above zero", param, ctx)
+        return seconds
+
+
+class TableName(click.ParamType):
+    """The name of a table, with shell completion."""
+
+    name = "table"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        """Returns the tables whose names begin as typed."""
+        from click.shell_completion import CompletionItem
+
+        from ebmzoo.config import tables
+
+        return [CompletionItem(name) for name in sorted(tables()) if name.startswith(incomplete)]
+
+
+def _stack(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    return lambda function: functools.reduce(lambda inner, add: add(inner), reversed(decorators), function)
+
+
+store_option = click.option(
+    "--store", "root", type=click.Path(path_type=Path), envvar="EBMZOO_STORE", default=Path("artifacts"),
+    show_default=True, metavar="DIR", help="Where artifacts are kept (EBMZOO_STORE).",
+)  # fmt: skip
+debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+tables_argument = click.argument("names", metavar="TABLE...", nargs=-1, required=True, type=TableName())
+
+table_options = _stack(
+    click.option(
+        "--scale", type=click.Choice(SCALES), default="laptop", show_default=True,
+        help="How much compute: the paper's, a laptop's, or a smoke test's.",
+    ),
+    click.option("--set", "sets", multiple=True, metavar="BINDING", help="scope/Class.field=value; repeatable."),
+    click.option("--gin", "files", multiple=True, metavar="FILE", help="A further gin file; repeatable."),
+    store_option,
+    click.option(
+        "--data", type=click.Path(path_type=Path), envvar="EBMZOO_DATA", metavar="DIR",
+        help="Where data sets are that are not built in (EBMZOO_DATA).",
+    ),
+    debug_option,
+)  # fmt: skip
+
+cell_options = _stack(
+    click.option("--rows", multiple=True, metavar="GLOB", help="Only rows like this; repeatable, or with commas."),
+    click.option("--columns", multiple=True, metavar="GLOB", help="Only columns like this; likewise."),
+    click.option("--seeds", type=click.IntRange(1), metavar="N", help="Seeds for each cell, instead of the table's."),
+)
+
+runtime_options = _stack(
+    click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:<i>."),
+    click.option(
+        "--compile/--no-compile", "compiled", default=False,
+        help="Compile the gradients that chains take: about 25 s for each network on a CPU, then faster steps.",
+    ),
+    click.option("--time-limit", type=Duration(), metavar="TIME", help="Stop cleanly after 30s, 9m or 1.5h."),
+)  # fmt: skip
+
+
+def warn_of_broken_plugins() -> None:
+    """Names every plugin that could not be loaded; the others work."""
+    for plugin in plugins():
+        if plugin.error:
+            warn(f"plugin {plugin.name} of {plugin.distribution} is left out: {plugin.error}")
+
+
+def configure(name: str, scale: str, sets: tuple[str, ...], files: tuple[str, ...], data: Path | None) -> Configured:
+    """Returns a table as it was asked for."""
+    if data is not None:
+        os.environ["EBMZOO_DATA"] = str(data)
+    from ebmzoo.config import load
+
+    return load(name, scale, sets, [Path(file) for file in files])
+
+
+def cells_of(configured: Configured, rows: tuple[str, ...], columns: tuple[str, ...], seeds: int | None) -> list[Cell]:
+    """Returns the cells that were asked for.
+
+    Raises:
+        ConfigError: If there are none.
+    """
+    from ebmzoo.execution import selected
+
+    table = configured.table if seeds is None else configured.table.with_seeds(seeds)
+    cells = selected(table, _patterns(rows), _patterns(columns))
+    if not cells:
+        names = sorted({cell.row for cell in table.flat()} | {cell.column for cell in table.flat()})
+        asked = ", ".join([*_patterns(rows), *_patterns(columns)])
+        hint = nearest(asked, names) or f"; there are {', '.join(names)}"
+        raise ConfigError(f"{configured.name} has no cell whose row and column match {asked}{hint}")
+    return cells
+
+
+def _patterns(options: tuple[str, ...]) -> list[str]:
+    return [pattern.strip() for option in options for pattern in option.split(",")]
+
+
+def open_store(root: Path, device: str = "cpu", compiled: bool = False, time_limit: float | None = None) -> Store:
+    """Returns the store, with how work is to be done."""
+    from ebmzoo.execution import device_named
+    from ebmzoo.runtime import Deadline, Runtime
+    from ebmzoo.store import Store
+
+    deadline = Deadline(time_limit)
+    stop_on_signals(deadline)
+    command = " ".join(["ebmzoo", *sys.argv[1:]])
+    return Store(root, Runtime(device_named(device), compiled, deadline, command))

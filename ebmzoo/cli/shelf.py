@@ -1,0 +1,122 @@
+"""``ebmzoo store``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ebmzoo.cli.errors import FAILED
+from ebmzoo.cli.options import debug_option, json_option, store_option
+from ebmzoo.config import ConfigError
+
+if TYPE_CHECKING:
+    from ebmzoo.store import Kept, Store
+
+
+@click.group()
+def store() -> None:
+    """List, verify or prune what is kept."""
+
+
+@store.command("list")
+@store_option
+@json_option
+@debug_option
+def list_(root: Path, as_json: bool, debug: bool) -> None:
+    """List every artifact with its state, size and age."""
+    del debug
+    contents = _existing(root).contents()
+    if as_json:
+        click.echo(json.dumps([_document(kept) for kept in contents], indent=1))
+        return
+    for kept in contents:
+        size, when = f"{kept.bytes / 1e6:.1f} MB", kept.run.get("finished", "")
+        seconds = f"{kept.run['seconds']:.0f} s" if "seconds" in kept.run else ""
+        click.echo(f"{kept.folder.name:24}  {kept.state:8}{size:>10}  {seconds:>8}  {when}  {kept.reason}".rstrip())
+    total = sum(kept.bytes for kept in contents)
+    click.echo(f"{len(contents)} artifacts, {total / 1e6:.1f} MB, in {root}", err=True)
+
+
+@store.command()
+@store_option
+@json_option
+@debug_option
+@click.pass_context
+def verify(context: click.Context, root: Path, as_json: bool, debug: bool) -> None:
+    """Compare every artifact with its checksum; exit 1 if any is damaged."""
+    del debug
+    contents = _existing(root).contents()
+    damaged = [kept for kept in contents if kept.state == "damaged"]
+    if as_json:
+        click.echo(json.dumps([_document(kept) for kept in contents], indent=1))
+    else:
+        for kept in damaged:
+            click.echo(f"{kept.folder.name}: {kept.reason}")
+        whole = sum(kept.state == "whole" for kept in contents)
+        begun = sum(kept.state == "begun" for kept in contents)
+        click.echo(f"{whole} whole, {begun} begun, {len(damaged)} damaged")
+    context.exit(FAILED if damaged else 0)
+
+
+@store.command()
+@store_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@debug_option
+def prune(root: Path, yes: bool, dry_run: bool, debug: bool) -> None:
+    """Remove what is damaged, and what no table needs that was ever reproduced in this store."""
+    del debug
+    shelf = _existing(root)
+    doomed = _prunable(shelf)
+    for kept, why in doomed:
+        click.echo(f"{kept.folder.name}: {why} ({kept.bytes / 1e6:.1f} MB)")
+    if not doomed:
+        click.echo("nothing to remove: everything is whole, or being made, and needed by a table")
+    if dry_run or not doomed:
+        return
+    if not yes:
+        click.confirm(f"remove these {len(doomed)} folders?", abort=True)
+    for kept, _ in doomed:
+        shelf.remove(kept)
+    click.echo(f"removed {len(doomed)} folders")
+
+
+def _prunable(shelf: Store) -> list[tuple[Kept, str]]:
+    """Returns what may go, and why."""
+    needed: set[str] = set()
+    for path in (shelf.root / "tables").glob("*/references.json"):
+        try:
+            needed.update(json.loads(path.read_text()))
+        except ValueError:
+            raise ConfigError(f"{path} cannot be read, so nothing tells what is needed; remove that file first") from None
+    doomed = []
+    for kept in shelf.contents():
+        if kept.state == "damaged":
+            doomed.append((kept, f"damaged: {kept.reason}"))
+        elif kept.recipe.get("key") not in needed:
+            doomed.append((kept, "needed by no table"))
+    return doomed
+
+
+def _existing(root: Path) -> Store:
+    if not root.is_dir():
+        raise ConfigError(f"there is no store at {root}; name one with --store or EBMZOO_STORE")
+    from ebmzoo.store import Store
+
+    return Store(root)
+
+
+def _document(kept: Kept) -> dict[str, object]:
+    return {
+        "artifact": kept.folder.name,
+        "kind": kept.recipe.get("kind"),
+        "key": kept.recipe.get("key"),
+        "state": kept.state,
+        "reason": kept.reason,
+        "bytes": kept.bytes,
+        "seconds": kept.run.get("seconds"),
+        "finished": kept.run.get("finished"),
+    }

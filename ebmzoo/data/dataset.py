@@ -1,0 +1,58 @@
+"""What a data set is: whole in memory, in named splits that never change."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+SPLITS = ("train", "valid", "test")
+"""The splits of every data set: to learn from, to choose by, to report on."""
+
+
+class Dataset(ABC):
+    """A data set. A frozen dataclass, so that a recipe can name it; equal ones hold equal data."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one datum."""
+
+    @abstractmethod
+    def load(self, split: str) -> Tensor:
+        """Returns all data of a split, of shape (N, *shape), as floats on the CPU, always in the same order.
+
+        Arguments:
+            split: One of :data:`SPLITS`.
+
+        Raises:
+            DataError: If the files are absent or damaged; the message says how to get them.
+            ValueError: If there is no such split.
+        """
+
+    def labels(self, split: str) -> Tensor | None:
+        """Returns the class of each datum of a split, of shape (N,) as int64, or None if there are no classes."""
+        return None
+
+
+class Mixture(Dataset):
+    """A data set drawn from a known mixture of equal isotropic Gaussians, so that modes can be counted."""
+
+    @property
+    @abstractmethod
+    def sigma(self) -> float:
+        """The standard deviation of each coordinate within a mode."""
+
+    @abstractmethod
+    def centres(self) -> Tensor:
+        """Returns the means of the modes, of shape (K, *shape)."""
+
+
+class DataError(RuntimeError):
+    """Data that a recipe needs are absent or damaged."""
+
+
+def check_split(split: str) -> None:
+    """Raises ValueError unless ``split`` is one of :data:`SPLITS`."""
+    if split not in SPLITS:
+        raise ValueError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}")

@@ -1,0 +1,143 @@
+"""Where and in what order the cells of a table are made."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ebmzoo.runtime import OutOfTime, say
+from ebmzoo.store import Recipe, Store
+from ebmzoo.tables import Cell, Table
+from ebmzoo.verdicts import Result
+
+
+class UnknownDevice(ValueError):
+    """The device that was asked for is not there."""
+
+
+def device_named(name: str) -> str:
+    """Returns the device that ``name`` stands for: ``auto``, ``cpu``, ``cuda`` or ``cuda:<i>``.
+
+    Raises:
+        UnknownDevice: If there is none of that name.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UnknownDevice(f"there is no device {name!r}; say auto, cpu, cuda or cuda:<i>") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UnknownDevice(f"there is no device {name!r} here: {torch.cuda.device_count()} CUDA devices were found")
+    if device.type not in ("cpu", "cuda"):
+        raise UnknownDevice(f"ebmzoo runs on cpu and cuda, not on {name!r}")
+    return name
+
+
+def selected(table: Table, rows: Sequence[str], columns: Sequence[str]) -> list[Cell]:
+    """Returns the cells whose row and column match any of the patterns; no pattern matches all."""
+
+    def matches(name: str, patterns: Sequence[str]) -> bool:
+        return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+    return [c for c in table.flat() if matches(c.row, rows) and matches(c.column, columns)]
+
+
+@dataclass
+class Measurement:
+    """The results of a table's cells as far as they have been made.
+
+    Arguments:
+        results: One result for each cell.
+        out_of_time: Whether the deadline came before all were made.
+    """
+
+    results: list[Result]
+    out_of_time: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether any cell has an error."""
+        return any(result.error for result in self.results)
+
+
+def measure(cells: Sequence[Cell], store: Store, debug: bool = False) -> Measurement:
+    """Makes every cell, seed by seed. A cell that fails does not keep the others from being made.
+
+    Arguments:
+        cells: The cells.
+        store: The store.
+        debug: Whether an error ends it all, with its traceback.
+    """
+    values: dict[tuple[int, int], float] = {}
+    errors: dict[int, str] = {}
+    out_of_time = False
+    try:
+        for seed, index, cell in _rounds(cells):
+            score = cell.scores()[seed]
+            if store.state(score) != "kept":
+                say(f"seed {seed + 1}/{cell.seeds} · {cell.row} · {cell.column} · {cell.metric}")
+            outcome = store.get(score) if debug else _attempt(lambda score=score: store.get(score))
+            if isinstance(outcome, str):
+                errors.setdefault(index, outcome)
+            else:
+                values[index, seed] = outcome
+    except OutOfTime:
+        out_of_time = True
+    results = [_result(store, cell, index, values, errors.get(index)) for index, cell in enumerate(cells)]
+    return Measurement(results, out_of_time)
+
+
+def _rounds(cells: Sequence[Cell]) -> Iterator[tuple[int, int, Cell]]:
+    """Yields every seed of every cell, all cells of one seed before the next, so that pairs fill up early."""
+    for seed in range(max((cell.seeds for cell in cells), default=0)):
+        for index, cell in enumerate(cells):
+            if seed < cell.seeds:
+                yield seed, index, cell
+
+
+def _attempt(make: Callable[[], float]) -> float | str:
+    """Returns what ``make`` returns, or what went wrong, in one paragraph."""
+    try:
+        return make()
+    except OutOfTime:
+        raise
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        words = os.strerror(error.errno) if error.errno else str(error)
+        return f"{words}{where}; what was made is kept: mend the cause, and say the command again"
+    except Exception as error:
+        name = "" if isinstance(error, ValueError) or type(error).__module__.startswith("ebmzoo") else type(error).__name__
+        return ": ".join(filter(None, [name, " ".join(str(error).split())]))
+
+
+def _result(
+    store: Store, cell: Cell, index: int, values: dict[tuple[int, int], float], error: str | None
+) -> Result:
+    scores = cell.scores()
+    made = [seed for seed in range(cell.seeds) if (index, seed) in values]
+    runs = [store.run(need) for need in everything_behind([scores[seed] for seed in made])]
+    return Result(
+        cell=cell,
+        values=tuple(values[index, seed] for seed in made),
+        seconds=sum(run["seconds"] for run in runs),
+        gradient_evaluations=sum(run.get("gradient_evaluations", 0) for run in runs),
+        attempts=1 + max((len(run.get("attempts", ())) for run in runs), default=0),
+        protocol=cell.score.protocol()["id"],
+        artifacts=tuple(store.folder(scores[seed]).name for seed in made),
+        error=error,
+    )
+
+
+def everything_behind(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """Returns the recipes and all that they need, each once, needed ones first."""
+    found: dict[str, Recipe] = {}
+    for recipe in recipes:
+        for need in everything_behind(recipe.needs()):
+            found.setdefault(need.key, need)
+        found.setdefault(recipe.key, recipe)
+    return list(found.values())

@@ -1,0 +1,22 @@
+"""Metrics: numbers that say how good samples are."""
+
+from ebmzoo.metrics.distances import EMD, MMD, SlicedWasserstein
+from ebmzoo.metrics.fidelity import FrechetDistance, KernelDistance, Precision, Recall
+from ebmzoo.metrics.metric import Metric, check_finite
+from ebmzoo.metrics.modes import HighQuality, HighQualitySpread, ModeBalance, ModesFound
+
+__all__ = [
+    "EMD",
+    "MMD",
+    "FrechetDistance",
+    "HighQuality",
+    "HighQualitySpread",
+    "KernelDistance",
+    "Metric",
+    "ModeBalance",
+    "ModesFound",
+    "Precision",
+    "Recall",
+    "SlicedWasserstein",
+    "check_finite",
+]

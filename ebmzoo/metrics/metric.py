@@ -1,0 +1,60 @@
+"""What a metric is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from torch import Generator, Tensor
+
+from ebmzoo.data.dataset import Dataset
+from ebmzoo.store import Recipe
+
+
+class Metric(ABC):
+    """One number that says how good samples are. A frozen dataclass, so that a recipe can name it."""
+
+    lower_is_better: ClassVar[bool]
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """The name that a table prints, such as ``EMD`` or ``FD-digits``."""
+
+    @abstractmethod
+    def value(
+        self, samples: Tensor, data: Dataset, split: str, get: Callable[[Recipe], Any], rng: Generator
+    ) -> float:
+        """Scores samples against one split of the data.
+
+        Arguments:
+            samples: The samples, of shape (N, *data.shape).
+            data: The data set.
+            split: The split that the samples are compared with.
+            get: Opens an artifact of the store, such as a classifier whose features are compared.
+            rng: The generator of whatever is random in the metric.
+
+        Raises:
+            FieldError: If the metric makes no sense on these data.
+        """
+
+    @abstractmethod
+    def protocol(self) -> dict[str, Any]:
+        """Returns what besides the samples' number moves the value: sizes, extractor, kernel, library versions."""
+
+
+def check_finite(samples: Tensor) -> None:
+    """Raises ValueError unless there are samples and all are finite: a metric has no value for a NaN.
+
+    Arguments:
+        samples: The samples, of shape (N, *).
+    """
+    if len(samples) == 0:
+        raise ValueError("there are no samples to score")
+    wrong = int((~samples.isfinite().flatten(1).all(1)).sum())
+    if wrong:
+        raise ValueError(
+            f"{wrong} of {len(samples)} samples are not finite, so there is nothing to score; look at the "
+            "chains or the training that made them"
+        )

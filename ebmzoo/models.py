@@ -1,0 +1,241 @@
+r"""The one object of this package: a prior, a decoder and an energy.
+
+.. math:: \pi(u) \propto \rho(u) \, \exp(-\beta E(g(u)))
+
+========================  ==============  =============  =====================================
+method                    :math:`\rho`    :math:`g`      :math:`E`
+========================  ==============  =============  =====================================
+a base generator          N(0, I)         generator      none
+DDLS                      N(0, I)         generator      minus the critic's logit
+exponential tilting       N(0, I)         generator      a network
+GEBM                      N(0, I)         generator      a network, learnt with log Z
+pixel-space EBM           flat on a box   identity       a network
+========================  ==============  =============  =====================================
+
+Signs, once for the whole package: a low energy is a likely point; a critic's logit is :math:`-E`; losses are
+minimised; :math:`\beta` is an *inverse* temperature and multiplies the energy only, never the prior.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+Target = Callable[[Tensor], Tensor]
+"""An unnormalised log-density: a tensor of points of shape (B, *) to their log-densities (B,)."""
+
+
+class Prior(nn.Module, ABC):
+    r"""A distribution :math:`\rho` that can be drawn from and whose log-density is known.
+
+    Arguments:
+        shape: The shape of one point, without the batch.
+    """
+
+    def __init__(self, shape: Sequence[int]):
+        super().__init__()
+        self.shape = tuple(shape)
+        self.register_buffer("anchor", torch.empty(0), persistent=False)  # knows the device and the dtype
+
+    @abstractmethod
+    def log_prob(self, u: Tensor) -> Tensor:
+        r"""Returns :math:`\log \rho(u)`, of shape (B,), for points of shape (B, *shape)."""
+
+    @abstractmethod
+    def draw(self, count: int, rng: Generator) -> Tensor:
+        """Returns ``count`` independent points, of shape (count, *shape)."""
+
+
+class StandardNormal(Prior):
+    r""":math:`\rho = \mathcal{N}(0, I)`."""
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        constant = 0.5 * math.log(2 * math.pi) * math.prod(self.shape)
+        return -0.5 * u.flatten(1).square().sum(1) - constant
+
+    def draw(self, count: int, rng: Generator) -> Tensor:
+        return torch.randn(
+            count, *self.shape, generator=rng, device=self.anchor.device, dtype=self.anchor.dtype
+        )
+
+
+class Box(Prior):
+    r"""Flat on the box :math:`[l, h]^d`, normalised there; :math:`-\infty` outside.
+
+    Arguments:
+        shape: The shape of one point.
+        low: The lower bound :math:`l` of every coordinate.
+        high: The upper bound :math:`h`.
+    """
+
+    def __init__(self, shape: Sequence[int], low: float = -1.0, high: float = 1.0):
+        super().__init__(shape)
+        self.low, self.high = low, high
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        points = u.flatten(1)
+        inside = ((points >= self.low) & (points <= self.high)).all(1)
+        density = -math.log(self.high - self.low) * math.prod(self.shape)
+        return torch.where(inside, density + 0.0 * points.sum(1), -math.inf)
+
+    def draw(self, count: int, rng: Generator) -> Tensor:
+        unit = torch.rand(
+            count, *self.shape, generator=rng, device=self.anchor.device, dtype=self.anchor.dtype
+        )
+        return self.low + (self.high - self.low) * unit
+
+
+class NoEnergy(nn.Module):
+    """The energy of a base generator: zero everywhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns zeros of shape (B,) for data of shape (B, *)."""
+        return x.flatten(1).sum(1) * 0.0
+
+
+class Model(nn.Module):
+    r"""A prior :math:`\rho`, a decoder :math:`g` and an energy :math:`E`.
+
+    Convolution weights are laid out channels-last, which makes gradients of the energy up to 1.3 times faster
+    on a CPU and changes no value beyond float rounding.
+
+    Arguments:
+        prior: The prior over the variable :math:`u` that is sampled.
+        decoder: The map from :math:`u` (B, *) to data :math:`x` (B, *).
+        energy: The map from data (B, *) to energies (B,).
+        chains: Points (N, *) from which chains may go on, such as a replay buffer. Saved with the model.
+    """
+
+    chains: Tensor | None
+
+    def __init__(self, prior: Prior, decoder: nn.Module, energy: nn.Module, chains: Tensor | None = None):
+        super().__init__()
+        self.prior = prior
+        self.decoder = decoder.to(memory_format=torch.channels_last)
+        self.energy = energy.to(memory_format=torch.channels_last)
+        self.register_buffer("chains", chains)
+        self.compiled = False
+
+    def target(self, beta: float = 1.0) -> Target:
+        r"""Returns :math:`u \mapsto \log \rho(u) - \beta E(g(u))`.
+
+        Arguments:
+            beta: The inverse temperature :math:`\beta` of the energy.
+        """
+        return CompiledTarget(self, beta) if self.compiled else Tilted(self, beta)
+
+
+class Tilted:
+    r"""The target :math:`\log \rho(u) - \beta E(g(u))` of a model."""
+
+    def __init__(self, model: Model, beta: float):
+        self.model, self.beta = model, beta
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return self.model.prior.log_prob(u) - self.beta * self.model.energy(self.model.decoder(u))
+
+
+class CompiledTarget:
+    r"""The same target, with its value and gradient in one graph made by ``torch.compile``.
+
+    The first call on a shape takes some 25 s on a CPU; PyTorch keeps the generated code on disk, so a later
+    process starts faster. Values agree with :class:`Tilted` up to float rounding.
+    """
+
+    def __init__(self, model: Model, beta: float):
+        self.eager = Tilted(model, beta)
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return self.eager(u)
+
+    def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the values (B,) and their gradients (B, *)."""
+        return _compiled_value_and_grad(self.eager.model, self.eager.beta, u)
+
+
+def _functional_value_and_grad(model: Model, beta: float, u: Tensor) -> tuple[Tensor, Tensor]:
+    def total(u: Tensor) -> tuple[Tensor, Tensor]:
+        value = Tilted(model, beta)(u)
+        return value.sum(), value
+
+    gradient, (_, value) = torch.func.grad_and_value(total, has_aux=True)(u)
+    return value, gradient
+
+
+_compiled: dict[str, Callable[[Model, float, Tensor], tuple[Tensor, Tensor]]] = {}
+
+
+def _compiled_value_and_grad(model: Model, beta: float, u: Tensor) -> tuple[Tensor, Tensor]:
+    if "graph" not in _compiled:  # importing the compiler takes seconds, so only who asks for it pays
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+        _compiled["graph"] = torch.compile(_functional_value_and_grad, dynamic=False)
+    value, gradient = _compiled["graph"](model, beta, u)
+    return value.detach(), gradient.detach()
+
+
+def value_and_grad(target: Target, u: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Returns :math:`\log \pi(u)`, of shape (B,), and its gradient in :math:`u`, of shape (B, *).
+
+    Each entry of the batch is a chain of its own: no chain's gradient depends on another's position. No
+    parameter's ``.grad`` is filled, and neither result carries a graph.
+
+    Arguments:
+        target: The log-density.
+        u: The points :math:`u`, of shape (B, *).
+    """
+    _count(u.shape[0])
+    if isinstance(target, CompiledTarget):
+        return target.value_and_grad(u)
+    with torch.enable_grad():
+        u = u.detach().requires_grad_()
+        value = target(u)
+        (gradient,) = torch.autograd.grad(value.sum(), u)
+    return value.detach(), gradient
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Keeps gradients from reaching any parameter of ``modules``, and puts the flags back at the end.
+
+    A chain inside a training step runs in it: the gradient in ``u`` is then all that is computed.
+    """
+    thawed = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in thawed:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in thawed:
+            parameter.requires_grad_(True)
+
+
+class GradientCount:
+    """How many gradients of a target, one per chain, have been evaluated."""
+
+    def __init__(self, count: int = 0):
+        self.count = count
+
+
+_counts: ContextVar[tuple[GradientCount, ...]] = ContextVar("gradient counts", default=())
+
+
+def _count(gradients: int) -> None:
+    for counter in _counts.get():
+        counter.count += gradients
+
+
+@contextmanager
+def counting_gradients() -> Iterator[GradientCount]:
+    """Counts the gradients that :func:`value_and_grad` evaluates in this block, one per chain and call."""
+    counter = GradientCount()
+    token = _counts.set((*_counts.get(), counter))
+    try:
+        yield counter
+    finally:
+        _counts.reset(token)

@@ -1,0 +1,272 @@
+"""The three kinds of things that are made: trained models, samples of them, and scores.
+
+``Trained(method, data, base)`` -> ``Samples(model, sampler, count)`` -> ``Score(subject, metric, split)``: each
+names the one before as a field, so that a score's key says everything that the number depends on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ebmzoo.data.dataset import SPLITS, Dataset
+from ebmzoo.fields import FieldError, not_negative, positive
+from ebmzoo.metrics.metric import Metric
+from ebmzoo.models import Model, counting_gradients
+from ebmzoo.runtime import progress
+from ebmzoo.samplers import Sampler, recording_chains
+from ebmzoo.store import Recipe, Store, canonical, describe, load_tensors, save_tensors, unfinished
+from ebmzoo.training import Batches, Log, Method, Referee, Selection, Stop, fit
+from ebmzoo.training.divergence import Policy
+
+
+@dataclass(frozen=True)
+class Trained(Recipe):
+    """A model, trained by a method on the training split of a data set.
+
+    Arguments:
+        method: The method.
+        data: The data set.
+        steps: The number of updates, as the method counts them.
+        batch_size: The number of data in a minibatch.
+        base: The trained model that the method starts from, or None.
+        seed: Together with all other fields, it determines every random number.
+        divergence: What is done about divergence.
+        selection: How the best model is chosen, or None to keep the last.
+    """
+
+    artifact: ClassVar[str] = "artifact.safetensors"
+
+    method: Method
+    data: Dataset
+    steps: int
+    batch_size: int
+    base: Trained | None = None
+    seed: int = 0
+    divergence: Policy = Stop()
+    selection: Selection | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, "steps", "batch_size")
+        not_negative(self, "seed")
+
+    def reseeded(self, index: int) -> Trained:
+        """Returns the same recipe with ``index`` added to its seed and to those of its bases."""
+        base = None if self.base is None else self.base.reseeded(index)
+        return dataclasses.replace(self, seed=self.seed + index, base=base)
+
+    def make(self, store: Store, folder: Path) -> dict[str, Any]:
+        """Trains the model."""
+        device = store.runtime.torch_device()
+        data, labels = self.data.load("train").to(device), self.data.labels("train")
+        labels = None if labels is None else labels.to(device)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.rng("weights").initial_seed())
+            model = self._build(store).to(device)
+            model.compiled = store.runtime.compiled
+            learner = self.method.learner(model)
+            done = fit(
+                learner,
+                Batches(data, labels, self.batch_size, self.rng("batches", device)),
+                self.steps,
+                self.rng("training", device),
+                folder / "checkpoint",
+                policy=self.divergence,
+                referee=self._referee(store),
+                log=Log(folder / "log", self.steps),
+                deadline=store.runtime.deadline,
+                label=f"{type(self.method).__name__} · seed {self.seed}",
+            )
+        save_tensors(unfinished(folder, self), learner.model.state_dict())
+        return {
+            "updates": done.step,
+            "seconds": round(done.seconds, 3),
+            "gradient_evaluations": done.gradients,
+            "attempts": done.attempts,
+            "selection": {name: value for name, value in done.selection.items() if name != "model"},
+            "data": {"class": type(self.data).__name__, "train_sha256": fingerprint(data)},
+        }
+
+    def open(self, store: Store, kept: Path) -> Model:
+        """Returns the model, frozen and in evaluation mode, on the runtime's device."""
+        with torch.random.fork_rng():
+            model = self._build(store)
+        model.load_state_dict(load_tensors(kept))
+        model.compiled = store.runtime.compiled
+        return model.to(store.runtime.torch_device()).requires_grad_(False).eval()
+
+    def _build(self, store: Store) -> Model:
+        base = None if self.base is None else store.get(self.base)
+        return self.method.model(self.data.shape, base)
+
+    def _referee(self, store: Store) -> Referee | None:
+        selection = self.selection
+        if selection is None:
+            return None
+        device = store.runtime.torch_device()
+
+        def score(model: Model, step: int) -> float:
+            rng = self.rng(f"selection {step}", device)
+            training = model.training
+            samples = decoded(model.eval(), selection.sampler.draw(model, selection.count, rng))
+            model.train(training)
+            return selection.metric.value(samples, self.data, selection.split, store.get, rng)
+
+        return Referee(selection, score)
+
+
+@dataclass(frozen=True)
+class Samples(Recipe):
+    """Data drawn from a trained model.
+
+    They are drawn shard by shard, each from a generator of its own; so they depend on neither the machine's
+    memory nor on where a run was interrupted.
+
+    Arguments:
+        model: The trained model.
+        sampler: How the model is sampled.
+        count: The number of samples.
+        shard: The number of samples that are drawn at once.
+        seed: Together with all other fields, it determines every random number.
+    """
+
+    artifact: ClassVar[str] = "artifact.safetensors"
+
+    model: Trained
+    sampler: Sampler
+    count: int
+    shard: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive(self, "count", "shard")
+        not_negative(self, "seed")
+
+    @property
+    def data(self) -> Dataset:
+        """The data set that the model was trained on."""
+        return self.model.data
+
+    def reseeded(self, index: int) -> Samples:
+        """Returns the same recipe with ``index`` added to its seed and to those of its models."""
+        return dataclasses.replace(self, model=self.model.reseeded(index), seed=self.seed + index)
+
+    def make(self, store: Store, folder: Path) -> dict[str, Any]:
+        """Draws the samples."""
+        model = store.get(self.model)
+        sizes = [min(self.shard, self.count - done) for done in range(0, self.count, self.shard)]
+        paths = [folder / f"shard-{index:05d}.safetensors" for index in range(len(sizes))]
+        facts: list[dict[str, Any]] = []
+        for index in progress(range(len(sizes)), f"samples · seed {self.seed}", len(sizes)):
+            store.runtime.deadline.check()
+            record = paths[index].with_suffix(".json")
+            if not (paths[index].exists() and record.exists()):
+                self._draw(model, sizes[index], index, store, paths[index], record)
+            facts.append(json.loads(record.read_text()))
+        shards = [load_tensors(path)["samples"] for path in paths]
+        save_tensors(unfinished(folder, self), {"samples": torch.cat(shards)})
+        return {
+            "seconds": round(sum(fact["seconds"] for fact in facts), 3),
+            "gradient_evaluations": sum(fact["gradient_evaluations"] for fact in facts),
+            "diagnostics": facts[0]["diagnostics"],
+        }
+
+    def _draw(self, model: Model, count: int, index: int, store: Store, path: Path, record: Path) -> None:
+        began = time.monotonic()
+        rng = self.rng(f"shard {index}", store.runtime.torch_device())
+        with counting_gradients() as gradients, recording_chains() as chains:
+            samples = decoded(model, self.sampler.draw(model, count, rng))
+        facts = {
+            "seconds": time.monotonic() - began,
+            "gradient_evaluations": gradients.count,
+            "diagnostics": {n: v for n, v in chains.summary().items() if math.isfinite(v)},
+        }
+        part = path.with_name(path.name + ".part")
+        save_tensors(part, {"samples": samples})
+        part.replace(path)
+        part = record.with_name(record.name + ".part")
+        part.write_text(json.dumps(facts))
+        part.replace(record)
+
+    def open(self, store: Store, kept: Path) -> Tensor:
+        """Returns the samples, of shape (count, *), on the runtime's device."""
+        return load_tensors(kept)["samples"].to(store.runtime.torch_device())
+
+
+@dataclass(frozen=True)
+class Score(Recipe):
+    """What a metric says of samples, or of a model, compared with one split of the data.
+
+    Arguments:
+        subject: What is scored.
+        metric: The metric.
+        split: The split that the subject is compared with.
+    """
+
+    artifact: ClassVar[str] = "artifact.json"
+
+    subject: Samples | Trained
+    metric: Metric
+    split: str = "test"
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise FieldError(self, "split", f"one of {', '.join(SPLITS)}")
+
+    def reseeded(self, index: int) -> Score:
+        """Returns the same recipe for the subject with ``index`` added to its seeds; the metric stays."""
+        return dataclasses.replace(self, subject=self.subject.reseeded(index))
+
+    def make(self, store: Store, folder: Path) -> dict[str, Any]:
+        """Scores the subject.
+
+        Raises:
+            ValueError: If the score is not a finite number.
+        """
+        subject = store.get(self.subject)
+        began = time.monotonic()
+        rng = self.rng("metric", store.runtime.torch_device())
+        value = float(self.metric.value(subject, self.subject.data, self.split, store.get, rng))
+        if not math.isfinite(value):
+            raise ValueError(f"{self.metric.label} of these samples is {value}")
+        unfinished(folder, self).write_text(json.dumps({"value": value}))
+        return {"seconds": round(time.monotonic() - began, 3), "protocol": self.protocol()}
+
+    def open(self, store: Store, kept: Path) -> float:
+        """Returns the score."""
+        return float(json.loads(kept.read_text())["value"])
+
+    def protocol(self) -> dict[str, Any]:
+        """Returns what the value depends on besides the model: two scores are comparable if these are equal."""
+        generated = self.subject.count if isinstance(self.subject, Samples) else None
+        protocol = {
+            "metric": describe(self.metric),
+            "details": self.metric.protocol(),
+            "generated": generated,
+            "data": describe(self.subject.data),
+            "split": self.split,
+        }
+        name = hashlib.sha256(canonical(protocol).encode()).hexdigest()[:8]
+        return {"id": name, **protocol}
+
+
+@torch.no_grad()
+def decoded(model: Model, u: Tensor, chunk: int = 1000) -> Tensor:
+    """Returns the data that points (N, *) decode to, a chunk at a time."""
+    return torch.cat([model.decoder(part) for part in u.split(chunk)])
+
+
+def fingerprint(data: Tensor) -> str:
+    """Returns the SHA-256 of a tensor's values."""
+    return hashlib.sha256(data.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+

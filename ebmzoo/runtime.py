@@ -1,0 +1,86 @@
+"""What changes no number: device, compilation, the deadline, and where progress is told.
+
+Everything here comes from flags of the command line, and none of it is part of an artifact's name.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import tqdm
+
+if TYPE_CHECKING:
+    import torch
+
+Item = TypeVar("Item")
+
+
+class OutOfTime(Exception):
+    """The deadline has come. What was done is kept, and the same command goes on from there."""
+
+
+class Deadline:
+    """A moment at which work stops cleanly.
+
+    Arguments:
+        seconds: How many seconds from now, or None for never.
+    """
+
+    def __init__(self, seconds: float | None = None):
+        self.end = None if seconds is None else time.monotonic() + seconds
+        self.asked = False
+
+    def ask_to_stop(self) -> None:
+        """Lets the deadline come now, as a signal handler does."""
+        self.asked = True
+
+    @property
+    def passed(self) -> bool:
+        """Whether the moment has come."""
+        return self.asked or (self.end is not None and time.monotonic() >= self.end)
+
+    def check(self) -> None:
+        """Raises :class:`OutOfTime` once the moment has come."""
+        if self.passed:
+            raise OutOfTime
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How work is done, as against what is made.
+
+    Arguments:
+        device: The device of networks and chains, as torch names it.
+        compiled: Whether gradients of targets are compiled.
+        deadline: When to stop.
+        command: The command line, for the record.
+    """
+
+    device: str = "cpu"
+    compiled: bool = False
+    deadline: Deadline = field(default_factory=Deadline)
+    command: str = ""
+
+    def torch_device(self) -> torch.device:
+        """Returns the device as a torch object."""
+        import torch
+
+        return torch.device(self.device)
+
+
+def progress(items: Iterable[Item], label: str, total: int, done: int = 0) -> Iterator[Item]:
+    """Yields ``items`` under a progress bar on stderr, which appears only where stderr is a terminal."""
+    quiet = not sys.stderr.isatty()
+    yield from tqdm.tqdm(
+        items, desc=label, total=total, initial=done, disable=quiet, leave=False, file=sys.stderr, mininterval=0.5
+    )
+
+
+def say(message: str) -> None:
+    """Prints a line to stderr, above any progress bar."""
+    tqdm.tqdm.write(message, file=sys.stderr)

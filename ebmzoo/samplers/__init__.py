@@ -1,0 +1,38 @@
+"""Markov kernels, schedules of them, and samplers, which draw points from a model."""
+
+from ebmzoo.samplers.diagnostics import effective_sample_size, recording_chains, split_rhat
+from ebmzoo.samplers.draw import Chains, Direct, FromData, FromKept, FromNoise, FromPrior, Sampler, Start
+from ebmzoo.samplers.kernel import Info, Kernel, State, chain
+from ebmzoo.samplers.kinetic import BAOAB, KineticLangevin
+from ebmzoo.samplers.langevin import SGLD, Langevin
+from ebmzoo.samplers.metropolis import HMC, MALA
+from ebmzoo.samplers.schedule import Decay, Schedule, Stage, evolve, settle
+
+__all__ = [
+    "BAOAB",
+    "HMC",
+    "MALA",
+    "SGLD",
+    "Chains",
+    "Decay",
+    "Direct",
+    "FromData",
+    "FromKept",
+    "FromNoise",
+    "FromPrior",
+    "Info",
+    "Kernel",
+    "KineticLangevin",
+    "Langevin",
+    "Sampler",
+    "Schedule",
+    "Stage",
+    "Start",
+    "State",
+    "chain",
+    "effective_sample_size",
+    "evolve",
+    "recording_chains",
+    "settle",
+    "split_rhat",
+]

@@ -1,0 +1,134 @@
+"""Samplers: how points are drawn from a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Generator, Tensor
+
+from ebmzoo.data.dataset import Dataset
+from ebmzoo.fields import FieldError, positive
+from ebmzoo.models import Model, frozen
+from ebmzoo.samplers.kernel import noise_like
+from ebmzoo.samplers.schedule import Schedule, settle
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Draws points of the variable that a model samples; the decoder makes data of them."""
+
+    def draw(self, model: Model, count: int, rng: Generator) -> Tensor:
+        """Returns ``count`` points, of shape (count, *)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Direct:
+    """Draws from the prior. For a base generator this is exact; of an energy it knows nothing."""
+
+    def draw(self, model: Model, count: int, rng: Generator) -> Tensor:
+        """Returns ``count`` points of the prior."""
+        return model.prior.draw(count, rng)
+
+
+@runtime_checkable
+class Start(Protocol):
+    """Where chains begin."""
+
+    def position(self, model: Model, count: int, rng: Generator) -> Tensor:
+        """Returns ``count`` starting points, of shape (count, *)."""
+        ...
+
+
+@dataclass(frozen=True)
+class FromPrior:
+    """Chains begin at points of the prior."""
+
+    def position(self, model: Model, count: int, rng: Generator) -> Tensor:
+        """Returns ``count`` points of the prior."""
+        return model.prior.draw(count, rng)
+
+
+@dataclass(frozen=True)
+class FromNoise:
+    r"""Chains begin at :math:`\mathcal{N}(0, s^2 I)`, whatever the prior.
+
+    Arguments:
+        scale: The standard deviation :math:`s`.
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive(self, "scale")
+
+    def position(self, model: Model, count: int, rng: Generator) -> Tensor:
+        """Returns ``count`` points of the noise."""
+        return noise_like(model.prior.draw(count, rng), rng).mul_(self.scale)
+
+
+@dataclass(frozen=True)
+class FromData:
+    """Chains begin at data drawn with replacement; for models whose decoder is the identity.
+
+    Arguments:
+        data: The data set.
+        split: The split that is drawn from.
+    """
+
+    data: Dataset
+    split: str = "train"
+
+    def position(self, model: Model, count: int, rng: Generator) -> Tensor:
+        """Returns ``count`` points of the data.
+
+        Raises:
+            FieldError: If the model does not sample in data space.
+        """
+        points = self.data.load(self.split)
+        if points.shape[1:] != model.prior.shape:
+            raise FieldError(self, "data", f"data of the shape {model.prior.shape} that the model samples")
+        return _with_replacement(points.to(rng.device), count, rng)
+
+
+@dataclass(frozen=True)
+class FromKept:
+    """Chains begin where chains that are kept with the model ended, such as those of a replay buffer."""
+
+    def position(self, model: Model, count: int, rng: Generator) -> Tensor:
+        """Returns ``count`` of the model's chains, with replacement.
+
+        Raises:
+            ValueError: If the model keeps none.
+        """
+        if model.chains is None:
+            raise ValueError("FromKept needs a model that keeps its chains, and this one keeps none")
+        return _with_replacement(model.chains, count, rng)
+
+
+def _with_replacement(points: Tensor, count: int, rng: Generator) -> Tensor:
+    index = torch.randint(len(points), (count,), generator=rng, device=rng.device)
+    return points[index]
+
+
+@dataclass(frozen=True)
+class Chains:
+    r"""Draws the last states of Markov chains on :math:`\rho(u) \exp(-\beta E(g(u)))`.
+
+    Arguments:
+        schedule: The kernels and their numbers of steps.
+        start: Where the chains begin.
+        beta: The inverse temperature :math:`\beta` of the energy.
+    """
+
+    schedule: Schedule
+    start: Start = FromPrior()
+    beta: float = 1.0
+
+    def draw(self, model: Model, count: int, rng: Generator) -> Tensor:
+        """Returns the last states of ``count`` chains."""
+        with frozen(model):
+            position = self.start.position(model, count, rng)
+            return settle(self.schedule, model.target(self.beta), position, rng)

@@ -1,0 +1,87 @@
+r"""What a Markov kernel is, and how a chain is run.
+
+A kernel is a frozen dataclass of settings. Each entry of a batch is a chain of its own; the target, the state
+and the random generator are arguments of every step. A chain is an endless iterator: whoever consumes it
+slices, thins, logs and stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Generator, Tensor
+
+from ebmzoo.models import Target
+
+
+class State(NamedTuple):
+    r"""Where the chains are, with what the next step would otherwise have to evaluate again.
+
+    Arguments:
+        position: The points :math:`u`, of shape (B, *).
+        log_prob: The values :math:`\log \pi(u)`, of shape (B,).
+        score: The gradients :math:`\nabla \log \pi(u)`, of shape (B, *).
+    """
+
+    position: Tensor
+    log_prob: Tensor
+    score: Tensor
+
+
+class Info(NamedTuple):
+    """What a step tells about itself, and the next step does not need.
+
+    Arguments:
+        acceptance: The probabilities with which the proposals were accepted, of shape (B,); ones for a kernel
+            that accepts always.
+        at_box: The share of each chain's coordinates that the kernel's box holds back, of shape (B,).
+    """
+
+    acceptance: Tensor
+    at_box: Tensor
+
+
+@runtime_checkable
+class Kernel(Protocol):
+    """A Markov kernel."""
+
+    def init(self, position: Tensor, target: Target) -> State:
+        """Returns the state of chains that are at ``position``, of shape (B, *)."""
+        ...
+
+    def step(self, state: State, target: Target, rng: Generator) -> tuple[State, Info]:
+        """Moves every chain once."""
+        ...
+
+
+def accepted(state: State) -> Info:
+    """Returns the information of a step that accepted every proposal and has no box."""
+    one = state.log_prob.new_ones(())
+    return Info(one.expand(len(state.log_prob)), (one - 1).expand(len(state.log_prob)))
+
+
+def noise_like(position: Tensor, rng: Generator) -> Tensor:
+    """Draws standard normal noise of the shape, device and dtype of ``position``, laid out contiguously.
+
+    Filling a channels-last tensor is six times slower, so noise is never drawn in that layout.
+    """
+    return torch.randn(position.shape, generator=rng, device=position.device, dtype=position.dtype)
+
+
+def chain(
+    kernel: Kernel, target: Target, position: Tensor, rng: Generator
+) -> Iterator[tuple[State, Info]]:
+    """Runs chains from ``position`` without end.
+
+    Arguments:
+        kernel: The Markov kernel.
+        target: The log-density that the kernel is to leave invariant.
+        position: The starting points, of shape (B, *). They are not among the results.
+        rng: The generator of all noise.
+    """
+    state = kernel.init(position, target)
+    while True:
+        state, info = kernel.step(state, target, rng)
+        yield state, info

@@ -1,0 +1,113 @@
+"""Kernels with a Metropolis test, which leave the target exactly invariant."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from ebmzoo.fields import positive
+from ebmzoo.models import Target, value_and_grad
+from ebmzoo.samplers.kernel import Info, State, noise_like
+
+
+def metropolis(state: State, proposal: State, log_ratio: Tensor, rng: Generator) -> tuple[State, Info]:
+    r"""Takes each chain to its proposal with probability :math:`\min(1, e^r)`.
+
+    A ratio that is not a number rejects, and its acceptance is reported as not a number.
+
+    Arguments:
+        state: Where the chains are.
+        proposal: Where they might go.
+        log_ratio: The logarithms :math:`r` of the Metropolis-Hastings ratios, of shape (B,).
+        rng: The generator.
+    """
+    uniform = torch.rand(log_ratio.shape, generator=rng, device=log_ratio.device, dtype=log_ratio.dtype)
+    moves = uniform.log() < log_ratio
+    chosen = [
+        torch.where(moves.view(-1, *[1] * (new.ndim - 1)), new, old)
+        for new, old in zip(proposal, state, strict=True)
+    ]
+    acceptance = log_ratio.clamp(max=0.0).exp()
+    return State(*chosen), Info(acceptance, torch.zeros_like(acceptance))
+
+
+def square_norm(u: Tensor) -> Tensor:
+    """Returns the squared Euclidean norm of each entry of a batch (B, *), of shape (B,)."""
+    return u.flatten(1).square().sum(1)
+
+
+@dataclass(frozen=True)
+class MALA:
+    r"""The Metropolis-adjusted Langevin algorithm.
+
+    The proposal is the step of :class:`~ebmzoo.samplers.langevin.Langevin`, accepted with the probability that
+    makes :math:`\pi` exactly invariant. One gradient a step, since the state keeps that of its position.
+
+    References:
+        | Exponential convergence of Langevin distributions (Roberts & Tweedie, 1996), Section 1.4
+
+    Arguments:
+        step_size: The step size :math:`\eta` of the proposal.
+    """
+
+    step_size: float
+
+    def __post_init__(self) -> None:
+        positive(self, "step_size")
+
+    def init(self, position: Tensor, target: Target) -> State:
+        """Evaluates the target at ``position``, of shape (B, *)."""
+        return State(position, *value_and_grad(target, position))
+
+    def step(self, state: State, target: Target, rng: Generator) -> tuple[State, Info]:
+        """Moves every chain once, or leaves it where it is."""
+        eta = self.step_size
+        noise = noise_like(state.position, rng)
+        position = state.position + eta * state.score + math.sqrt(2 * eta) * noise
+        proposal = State(position, *value_and_grad(target, position))
+        back = state.position - position - eta * proposal.score
+        log_forward = -0.5 * square_norm(noise)
+        log_backward = -square_norm(back) / (4 * eta)
+        log_ratio = proposal.log_prob - state.log_prob + log_backward - log_forward
+        return metropolis(state, proposal, log_ratio, rng)
+
+
+@dataclass(frozen=True)
+class HMC:
+    r"""Hamiltonian Monte Carlo with unit masses and a fresh momentum for each step.
+
+    Leapfrog steps of size :math:`h` from :math:`(u, p)`, :math:`p \sim \mathcal{N}(0, I)`, then a Metropolis
+    test on :math:`\log \pi(u) - \|p\|^2 / 2`. One gradient for each leapfrog step.
+
+    References:
+        | MCMC using Hamiltonian dynamics (Neal, 2011), Section 3
+
+    Arguments:
+        step_size: The size :math:`h` of a leapfrog step.
+        leapfrog_steps: The number of leapfrog steps between two Metropolis tests.
+    """
+
+    step_size: float
+    leapfrog_steps: int
+
+    def __post_init__(self) -> None:
+        positive(self, "step_size", "leapfrog_steps")
+
+    def init(self, position: Tensor, target: Target) -> State:
+        """Evaluates the target at ``position``, of shape (B, *)."""
+        return State(position, *value_and_grad(target, position))
+
+    def step(self, state: State, target: Target, rng: Generator) -> tuple[State, Info]:
+        """Moves every chain along one trajectory, or leaves it where it is."""
+        start = noise_like(state.position, rng)
+        proposal, momentum = state, start
+        for _ in range(self.leapfrog_steps):
+            momentum = momentum + 0.5 * self.step_size * proposal.score
+            position = proposal.position + self.step_size * momentum
+            proposal = State(position, *value_and_grad(target, position))
+            momentum = momentum + 0.5 * self.step_size * proposal.score
+        kinetic = 0.5 * (square_norm(start) - square_norm(momentum))
+        return metropolis(state, proposal, proposal.log_prob - state.log_prob + kinetic, rng)

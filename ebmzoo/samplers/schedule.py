@@ -1,0 +1,109 @@
+"""Which kernels move a chain, for how many steps, and what is recorded of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+from torch import Generator, Tensor
+
+from ebmzoo.fields import FieldError, positive, within
+from ebmzoo.models import Target
+from ebmzoo.samplers.diagnostics import observe
+from ebmzoo.samplers.kernel import Info, Kernel, State, chain
+
+
+class Part(Protocol):
+    """A part of a schedule."""
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Returns the stages that the part consists of, in their order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kernel for a number of steps.
+
+    Arguments:
+        kernel: The kernel.
+        steps: How many steps it takes.
+    """
+
+    kernel: Kernel
+    steps: int
+
+    def __post_init__(self) -> None:
+        positive(self, "steps")
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Returns the stage itself."""
+        return (self,)
+
+
+@dataclass(frozen=True)
+class Decay:
+    r"""A kernel whose step size shrinks: after every ``every`` steps it is multiplied by ``factor``.
+
+    Arguments:
+        kernel: The kernel at the start. It must have a field ``step_size``.
+        steps: How many steps it takes in all.
+        every: How many steps each step size is kept for.
+        factor: What the step size is multiplied by.
+    """
+
+    kernel: Kernel
+    steps: int
+    every: int
+    factor: float
+
+    def __post_init__(self) -> None:
+        positive(self, "steps", "every", "factor")
+        within(self, "factor", 0.0, 1.0)
+        if "step_size" not in {field.name for field in dataclasses.fields(self.kernel)}:  # type: ignore[arg-type]
+            raise FieldError(self, "kernel", "a kernel with a step_size")
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Returns one stage for each step size."""
+        stages = []
+        for index, done in enumerate(range(0, self.steps, self.every)):
+            size = self.kernel.step_size * self.factor**index  # type: ignore[attr-defined]
+            kernel = dataclasses.replace(self.kernel, step_size=size)  # type: ignore[type-var]
+            stages.append(Stage(kernel, min(self.every, self.steps - done)))
+        return tuple(stages)
+
+
+Schedule = tuple[Part, ...]
+"""What happens to a chain, part by part. The empty schedule moves nothing."""
+
+
+def evolve(
+    schedule: Schedule, target: Target, position: Tensor, rng: Generator
+) -> Iterator[tuple[State, Info]]:
+    """Runs chains through a schedule, and yields each step.
+
+    Arguments:
+        schedule: The parts, in their order.
+        target: The log-density.
+        position: The starting points, of shape (B, *).
+        rng: The generator of all noise.
+    """
+    for part in schedule:
+        for stage in part.stages():
+            for state, info in islice(chain(stage.kernel, target, position, rng), stage.steps):
+                observe(state, info)
+                yield state, info
+            position = state.position
+
+
+def settle(schedule: Schedule, target: Target, position: Tensor, rng: Generator) -> Tensor:
+    """Returns where a schedule takes chains from ``position``; both are of shape (B, *).
+
+    The empty schedule moves nothing.
+    """
+    for state, _ in evolve(schedule, target, position, rng):
+        position = state.position
+    return position

@@ -1,0 +1,462 @@
+"""Recipes, and the shelf on which what they make is kept.
+
+A recipe is a frozen value that says everything that changes a result. Its key, the hash of its description, is
+the address of the artifact it makes; so whatever two tables share is made once, a repeated command makes
+nothing, and a killed one goes on where it was.
+
+A shelf holds a folder ``<kind>-<key12>`` for each artifact::
+
+    recipe.json     the description, the key, and the keys of the recipes it needs
+    run.json        provenance and the artifact's checksum; no part of the key
+    log/            TensorBoard
+    checkpoint      while it is being made
+    artifact.*      renamed in last: present means whole
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import filelock
+import safetensors
+import safetensors.torch
+import torch
+from torch import Generator, Tensor
+
+from ebmzoo import __version__
+from ebmzoo.runtime import OutOfTime, Runtime, say
+
+
+class StoreError(RuntimeError):
+    """The store cannot do what was asked of it."""
+
+
+class DamagedArtifact(StoreError):
+    """An artifact is not what was put on the shelf."""
+
+    def __init__(self, folder: Path, reason: str):
+        self.folder, self.reason = folder, reason
+        super().__init__(
+            f"the artifact in {folder} is damaged: {reason}. It was neither used nor made again. Restore the "
+            "folder from a copy, or let `ebmzoo store prune` remove it and say the command again."
+        )
+
+
+def class_name(cls: type) -> str:
+    """Returns the name of a class in descriptions: its top package and its own name.
+
+    Modules between the two are left out, so that a class may move within its package and artifacts keep
+    their keys.
+    """
+    return f"{cls.__module__.partition('.')[0]}.{cls.__qualname__}"
+
+
+def describe(value: Any) -> Any:
+    """Returns the canonical description of a value, made of what JSON knows.
+
+    Values that are equal have equal descriptions: a float without a fraction is written as an integer, and a
+    field declared by :func:`~ebmzoo.fields.added` is left out while it has its default.
+
+    Raises:
+        TypeError: If the value, or one within it, is no frozen dataclass, tuple, string, finite number, bool or
+            None.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {
+            field.name: describe(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if not (field.metadata.get("added") and getattr(value, field.name) == field.default)
+        }
+        version = {"version": value.version} if isinstance(value, Recipe) else {}
+        return {"class": class_name(type(value)), **version, **fields}
+    if isinstance(value, tuple):
+        return [describe(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and value == value and abs(value) != float("inf"):
+        return value
+    raise TypeError(f"{value!r} cannot be part of a recipe")
+
+
+def canonical(description: Any) -> str:
+    """Returns the one JSON text of a description, which is what a key hashes."""
+    return json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+class Recipe(ABC):
+    """A frozen dataclass that names an artifact and makes it."""
+
+    version: ClassVar[int] = 1
+    """Raised when :meth:`make` changes its mind, so that artifacts of the old one are not taken for new."""
+
+    artifact: ClassVar[str]
+    """The file name of the artifact."""
+
+    @cached_property
+    def key(self) -> str:
+        """The address of the artifact: the SHA-256 of the recipe's canonical description."""
+        return hashlib.sha256(canonical(describe(self)).encode()).hexdigest()
+
+    @property
+    def kind(self) -> str:
+        """The kind of artifact, as folder names show it."""
+        return type(self).__name__.lower()
+
+    def rng(self, purpose: str, device: torch.device | str = "cpu") -> Generator:
+        """Returns a fresh random generator that depends on the key and the purpose only.
+
+        Arguments:
+            purpose: What the randomness is for; each purpose has a stream of its own.
+            device: Where the generator draws. Streams differ between devices.
+        """
+        digest = hashlib.sha256(f"{self.key}/{purpose}".encode()).digest()
+        return Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+    def needs(self) -> tuple[Recipe, ...]:
+        """Returns the recipes among the fields' values, however deep, but not theirs in turn."""
+        return tuple(dict.fromkeys(recipes_within(self)))
+
+    @abstractmethod
+    def make(self, store: Store, folder: Path) -> dict[str, Any]:
+        """Makes the artifact, going on from what an earlier call left in ``folder``.
+
+        Arguments:
+            store: Where what the recipe needs is found, and how work is to be done.
+            folder: The artifact's own folder. The artifact is written to :func:`unfinished` of it; the store
+                renames it.
+
+        Returns:
+            What is to be recorded in ``run.json``.
+        """
+
+    @abstractmethod
+    def open(self, store: Store, kept: Path) -> Any:
+        """Returns what the artifact at the path ``kept`` holds."""
+
+
+def recipes_within(value: Any) -> Iterator[Recipe]:
+    """Yields the recipes among a value's fields and items, however deep, but none within those."""
+    parts = value if isinstance(value, tuple) else ()
+    if dataclasses.is_dataclass(value):
+        parts = tuple(getattr(value, field.name) for field in dataclasses.fields(value))
+    for part in parts:
+        if isinstance(part, Recipe):
+            yield part
+        else:
+            yield from recipes_within(part)
+
+
+class Kept(NamedTuple):
+    """A folder of the shelf, as ``store list`` and ``store verify`` see it.
+
+    Arguments:
+        folder: The folder.
+        state: ``whole``, ``begun`` or ``damaged``.
+        reason: Why it counts as damaged, or nothing.
+        recipe: What ``recipe.json`` says.
+        run: What ``run.json`` says.
+    """
+
+    folder: Path
+    state: str
+    reason: str = ""
+    recipe: dict[str, Any] = {}  # noqa: RUF012
+    run: dict[str, Any] = {}  # noqa: RUF012
+
+    @property
+    def bytes(self) -> int:
+        """The space that the folder takes."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+
+class Store:
+    """A shelf of artifacts.
+
+    Arguments:
+        root: The folder of the shelf. It is made when something is put there.
+        runtime: How work is done.
+    """
+
+    def __init__(self, root: Path | str, runtime: Runtime | None = None):
+        self.root = Path(root)
+        self.runtime = runtime or Runtime()
+        self._failed: dict[str, Exception] = {}
+
+    def folder(self, recipe: Recipe) -> Path:
+        """Returns the folder of a recipe's artifact, whether or not it is there."""
+        return self.root / f"{recipe.kind}-{recipe.key[:12]}"
+
+    def state(self, recipe: Recipe) -> str:
+        """Returns ``kept``, ``begun`` or ``missing``, by what files there are."""
+        folder = self.folder(recipe)
+        if (folder / recipe.artifact).exists():
+            return "kept"
+        return "begun" if (folder / "recipe.json").exists() else "missing"
+
+    def get(self, recipe: Recipe) -> Any:
+        """Returns what a recipe makes; makes it first if it is not on the shelf.
+
+        Any number of processes may ask for the same artifact at once: one makes it, the others wait.
+
+        Raises:
+            DamagedArtifact: If what is on the shelf is not what was put there.
+            OutOfTime: If the deadline came first. What was done is kept.
+            Exception: Whatever making it raises; asked for again, the same error comes at once.
+        """
+        if recipe.key in self._failed:
+            raise self._failed[recipe.key]
+        if self.state(recipe) != "kept":
+            with self.locked(recipe):
+                if self.state(recipe) != "kept":
+                    self._make_or_remember(recipe)
+        return self.open(recipe)
+
+    def open(self, recipe: Recipe) -> Any:
+        """Returns what a kept artifact holds, after its checksum was compared.
+
+        Raises:
+            DamagedArtifact: If it is not what was put on the shelf.
+        """
+        folder = self.folder(recipe)
+        kept = inspect(folder)
+        if kept.state == "damaged":
+            raise DamagedArtifact(folder, kept.reason)
+        if kept.recipe["key"] != recipe.key:
+            raise DamagedArtifact(folder, "it belongs to another recipe whose key begins alike")
+        return recipe.open(self, folder / recipe.artifact)
+
+    def run(self, recipe: Recipe) -> dict[str, Any]:
+        """Returns the provenance of a kept artifact."""
+        record: dict[str, Any] = _read_json(self.folder(recipe) / "run.json")
+        return record
+
+    @contextmanager
+    def locked(self, recipe: Recipe) -> Iterator[None]:
+        """Holds the artifact's lock, waiting for it until the deadline."""
+        folder = self.folder(recipe)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock")
+        told = False
+        while True:
+            try:
+                lock.acquire(timeout=0 if not told else 0.5)
+                break
+            except filelock.Timeout:
+                if not told:
+                    say(f"{folder.name}: another process makes it; waiting")
+                told = True
+                self.runtime.deadline.check()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _make_or_remember(self, recipe: Recipe) -> None:
+        try:
+            self._make(recipe)
+        except OutOfTime:
+            raise
+        except Exception as error:
+            self._failed[recipe.key] = error
+            raise
+
+    def _make(self, recipe: Recipe) -> None:
+        self.runtime.deadline.check()
+        folder = self.folder(recipe)
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / "recipe.json", _pretty(recipe_record(recipe)))
+        began = time.time()
+        facts = recipe.make(self, folder)
+        made = unfinished(folder, recipe)
+        record = {
+            **facts,
+            **environment(),
+            "command": self.runtime.command,
+            "device": device_name(self.runtime.device),
+            "compiled": self.runtime.compiled,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "last_session_seconds": round(time.time() - began, 3),
+            "artifact": {"bytes": made.stat().st_size, "sha256": sha256_of(made)},
+        }
+        write(folder / "run.json", _pretty(record))
+        os.replace(made, folder / recipe.artifact)
+        _sync_folder(folder)
+        for path in [*folder.glob("checkpoint*"), *folder.glob("shard-*")]:
+            path.unlink()
+
+    def contents(self) -> list[Kept]:
+        """Returns every artifact's folder, inspected, in the order of their names."""
+        if not self.root.exists():
+            return []
+        return [inspect(path) for path in sorted(self.root.iterdir()) if (path / ".lock").exists()]
+
+    def remove(self, kept: Kept) -> None:
+        """Removes a folder of the shelf, unless another process is at work in it.
+
+        Raises:
+            StoreError: If another process holds its lock.
+        """
+        lock = filelock.FileLock(kept.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise StoreError(f"{kept.folder} is in use by another process; nothing of it was removed") from None
+        try:
+            shutil.rmtree(kept.folder)
+        finally:
+            lock.release()
+
+
+def unfinished(folder: Path, recipe: Recipe) -> Path:
+    """Returns where a recipe writes its artifact before the store renames it."""
+    return folder / f"{recipe.artifact}.part"
+
+
+def recipe_record(recipe: Recipe) -> dict[str, Any]:
+    """Returns what ``recipe.json`` says of a recipe."""
+    needs = [{"kind": need.kind, "key": need.key} for need in recipe.needs()]
+    return {"key": recipe.key, "kind": recipe.kind, "needs": needs, "description": describe(recipe)}
+
+
+def inspect(folder: Path) -> Kept:
+    """Returns the state of an artifact's folder, with its checksum compared."""
+    try:
+        recipe = _read_json(folder / "recipe.json")
+        intact = recipe["key"] == hashlib.sha256(canonical(recipe["description"]).encode()).hexdigest()
+    except FileNotFoundError:
+        return Kept(folder, "damaged" if list(folder.glob("artifact.*")) else "begun", "recipe.json is missing")
+    except (ValueError, KeyError, TypeError):
+        return Kept(folder, "damaged", "recipe.json cannot be read")
+    if not intact or not folder.name.endswith(recipe["key"][:12]):
+        return Kept(folder, "damaged", "recipe.json does not describe what the folder's name says")
+    artifacts = [path for path in folder.glob("artifact.*") if path.suffix != ".part"]
+    if not artifacts:
+        return Kept(folder, "begun", recipe=recipe)
+    try:
+        run = _read_json(folder / "run.json")
+        size, digest = run["artifact"]["bytes"], run["artifact"]["sha256"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return Kept(folder, "damaged", "run.json is missing or cannot be read", recipe)
+    if artifacts[0].stat().st_size != size:
+        return Kept(folder, "damaged", f"{artifacts[0].name} is not {size} bytes long", recipe, run)
+    if sha256_of(artifacts[0]) != digest:
+        return Kept(folder, "damaged", f"the checksum of {artifacts[0].name} is not that in run.json", recipe, run)
+    return Kept(folder, "whole", recipe=recipe, run=run)
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a text file as a whole: after a crash, the old content or the new one is there."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    replace(part, path)
+
+
+def replace(part: Path, path: Path) -> None:
+    """Renames a written file into its place, after its content has reached the disk."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes tensors as safetensors, contiguous and on the CPU; equal tensors make equal files."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    safetensors.torch.save_file(plain, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads tensors as safetensors.
+
+    Raises:
+        StoreError: If the file is none.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise DamagedArtifact(path.parent, f"{path.name} cannot be read ({error})") from None
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Returns the versions and the commit that numbers were made with."""
+    libraries = ("torch", "numpy", "scipy", "scikit-learn", "torch-fidelity", "torchvision")
+    versions = {"ebmzoo": __version__, "python": platform.python_version()}
+    for name in libraries:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    return {"versions": versions, "commit": _commit(), "platform": platform.platform()}
+
+
+def _commit() -> str | None:
+    """Returns the commit of the source tree that this package is imported from, or None outside of one."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+@cache
+def device_name(device: str) -> str:
+    """Returns what a device is, in the words of its maker."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+__all__ = [
+    "DamagedArtifact",
+    "Kept",
+    "OutOfTime",
+    "Recipe",
+    "Store",
+    "StoreError",
+    "describe",
+]

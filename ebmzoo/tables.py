@@ -1,0 +1,209 @@
+"""Tables as values: what a paper published, what is measured, and what is claimed.
+
+A table is the one value that a gin file builds. It makes nothing: :mod:`ebmzoo.execution` measures its cells,
+:mod:`ebmzoo.verdicts` judges them and :mod:`ebmzoo.rendering` prints them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ebmzoo.fields import FieldError, not_negative, positive
+from ebmzoo.figures import Figure
+from ebmzoo.metrics.metric import Metric
+from ebmzoo.recipes import Samples, Score, Trained
+
+STATUSES = ("verified", "secondary", "unverified")
+"""How a published number was seen: in the paper or its code, quoted by another source, or neither."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number that somebody published.
+
+    Arguments:
+        value: The number.
+        source: Where it stands: paper, table or page.
+        status: One of :data:`STATUSES`. An unverified number is shown in parentheses and never compared.
+        std: The spread that was published with it, or None.
+        underspecified: What the source leaves out although the number depends on it, and what is done here
+            instead; or nothing.
+    """
+
+    value: float
+    source: str
+    status: str
+    std: float | None = None
+    underspecified: str = ""
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise FieldError(self, "status", f"one of {', '.join(STATUSES)}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table, measured over several seeds.
+
+    Arguments:
+        row: The name of its row, usually a method.
+        column: The name of its column, usually a data set.
+        score: The score for the first seed; the others differ in nothing but the seeds.
+        published: What was published, or None.
+        seeds: The number of seeds.
+    """
+
+    row: str
+    column: str
+    score: Score
+    published: Published | None = None
+    seeds: int = 1
+
+    def __post_init__(self) -> None:
+        positive(self, "seeds")
+
+    @property
+    def metric(self) -> str:
+        """The label of the metric."""
+        return self.score.metric.label
+
+    def scores(self) -> tuple[Score, ...]:
+        """Returns the score of every seed."""
+        return tuple(self.score.reseeded(index) for index in range(self.seeds))
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Returns the cell itself."""
+        return (self,)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Several metrics of one subject: as many cells, side by side.
+
+    Arguments:
+        row: The name of the row.
+        column: The name of the column.
+        subject: The samples, or the model, that all the metrics score.
+        metrics: The metrics.
+        published: What was published for each metric, or nothing at all.
+        seeds: The number of seeds.
+        split: The split that the subject is compared with.
+    """
+
+    row: str
+    column: str
+    subject: Samples | Trained
+    metrics: tuple[Metric, ...]
+    published: tuple[Published | None, ...] = ()
+    seeds: int = 1
+    split: str = "test"
+
+    def __post_init__(self) -> None:
+        positive(self, "seeds")
+        if self.published and len(self.published) != len(self.metrics):
+            raise FieldError(self, "published", f"empty or of the length of metrics, {len(self.metrics)}")
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Returns one cell for each metric."""
+        published = self.published or (None,) * len(self.metrics)
+        return tuple(
+            Cell(self.row, self.column, Score(self.subject, metric, self.split), value, self.seeds)
+            for metric, value in zip(self.metrics, published, strict=True)
+        )
+
+
+
+
+@dataclass(frozen=True)
+class Better:
+    """The claim that one row beats another, judged over seeds in pairs.
+
+    It holds if the 95 % interval of the mean logarithm of the ratio of the two rows' values, paired by seed,
+    lies on the better side of one.
+
+    Arguments:
+        claim: The claim in words.
+        row: The row that is claimed to be better.
+        than: The row that it is compared with.
+        column: The column.
+        metric: The label of the metric.
+    """
+
+    claim: str
+    row: str
+    than: str
+    column: str
+    metric: str
+
+    def mentions(self) -> tuple[tuple[str, str, str], ...]:
+        """Returns the row, column and metric of each cell that the claim is about."""
+        return ((self.row, self.column, self.metric), (self.than, self.column, self.metric))
+
+
+@dataclass(frozen=True)
+class Reaches:
+    """The claim that a row reaches a value with every seed.
+
+    Arguments:
+        claim: The claim in words.
+        row: The row.
+        column: The column.
+        metric: The label of the metric.
+        value: The value; what is better than it counts too.
+    """
+
+    claim: str
+    row: str
+    column: str
+    metric: str
+    value: float
+
+    def mentions(self) -> tuple[tuple[str, str, str], ...]:
+        """Returns the row, column and metric of the cell that the claim is about."""
+        return ((self.row, self.column, self.metric),)
+
+
+Claim = Better | Reaches
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a paper, or of ours.
+
+    Arguments:
+        source: Where the table stands, or that it is ours.
+        cells: The cells, as :class:`Cell` or :class:`Cells`.
+        claims: What the paper, or we, claim of the cells.
+        figures: Pictures of what the cells are made of.
+        tolerance: The relative difference from a published number that still counts as reproduced, besides the
+            interval over seeds.
+    """
+
+    source: str
+    cells: tuple[Cell | Cells, ...]
+    claims: tuple[Better | Reaches, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    tolerance: float = 0.05
+
+    def __post_init__(self) -> None:
+        not_negative(self, "tolerance")
+        places = [(cell.row, cell.column, cell.metric) for cell in self.flat()]
+        for place in places:
+            if places.count(place) > 1:
+                raise FieldError(self, "cells", f"one cell for each place, but {' · '.join(place)} comes twice")
+        for claim in self.claims:
+            for place in claim.mentions():
+                if place not in places:
+                    raise FieldError(self, "claims", f"about cells of the table, and {' · '.join(place)} is none")
+
+    def flat(self) -> Iterator[Cell]:
+        """Yields every cell."""
+        for source in self.cells:
+            yield from source.cells()
+
+    def with_seeds(self, seeds: int) -> Table:
+        """Returns the table with another number of seeds in every cell."""
+        cells = tuple(dataclasses.replace(source, seeds=seeds) for source in self.cells)
+        return dataclasses.replace(self, cells=cells)

@@ -1,0 +1,87 @@
+"""A training run on disk: all of it, so that a killed run goes on bit by bit."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from torch import Generator
+
+from ebmzoo.store import DamagedArtifact, replace
+from ebmzoo.training.batches import Batches
+from ebmzoo.training.learner import Learner, restore, state_of
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Arguments:
+        step: The number of updates made.
+        seconds: The time they took, over all sessions.
+        gradients: The number of gradients of targets, one per chain.
+        attempts: What was done about divergence, one entry for each time training went back.
+        selection: What the selection of the best model has seen.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    gradients: int = 0
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    selection: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a training run consists of.
+
+    Arguments:
+        learner: The learner.
+        batches: Its minibatches.
+        rng: Its generator.
+        progress: How far it has come.
+    """
+
+    learner: Learner
+    batches: Batches
+    rng: Generator
+    progress: Progress
+
+    def save(self, path: Path) -> None:
+        """Writes the run to ``path`` as a whole: after a crash the old run or the new one is there."""
+        state = {
+            "progress": vars(self.progress),
+            "model": self.learner.model.state_dict(),
+            "parts": {name: state_of(part) for name, part in self.learner.parts.items()},
+            "batches": self.batches.state(),
+            "rng": self.rng.get_state(),
+            "torch_rng": torch.get_rng_state(),
+        }
+        part = path.with_name(path.name + ".part")
+        torch.save(state, part)
+        replace(part, path)
+
+    def load(self, path: Path) -> None:
+        """Puts the run back to where :meth:`save` wrote it.
+
+        Nothing is unpickled but tensors and plain values, so that a checkpoint need not be trusted.
+
+        Raises:
+            DamagedArtifact: If the file cannot be read.
+        """
+        try:
+            state = torch.load(path, map_location=self.batches.data.device, weights_only=True)
+        except (RuntimeError, EOFError, BadZipFile, pickle.UnpicklingError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise DamagedArtifact(path.parent, f"{path.name} cannot be read ({reason})") from None
+        vars(self.progress).update(state["progress"])
+        self.learner.model.load_state_dict(state["model"])
+        for name, part in self.learner.parts.items():
+            restore(part, state["parts"][name])
+        self.batches.restore({**state["batches"], "rng": state["batches"]["rng"].cpu()})
+        self.rng.set_state(state["rng"].cpu())
+        torch.set_rng_state(state["torch_rng"].cpu())

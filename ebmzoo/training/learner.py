@@ -1,0 +1,125 @@
+"""What a paper adds: a method, and the learner that updates what the method builds."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ebmzoo.fields import not_negative, positive, within
+from ebmzoo.models import Model
+from ebmzoo.training.batches import Batches
+
+Part = nn.Module | torch.optim.Optimizer | Tensor
+"""What a learner may change: restored from a checkpoint in place."""
+
+
+class Learner(ABC):
+    """A training run in progress. Mutable and short-lived; the only home of optimizers.
+
+    Arguments:
+        model: What is kept in the end.
+        parts: Everything else that a resumed run needs, by name: networks that are not the model's, optimizers,
+            running chains.
+    """
+
+    def __init__(self, model: Model, parts: dict[str, Part]):
+        self.model = model
+        self.parts = parts
+
+    @abstractmethod
+    def step(self, batches: Batches, rng: Generator) -> dict[str, Tensor]:
+        """Makes one update, as the paper counts them.
+
+        Arguments:
+            batches: Minibatches of the training data; the update takes as many as it wants.
+            rng: The generator of all noise.
+
+        Returns:
+            What there is to say of the update, detached: scalars of shape () are logged and watched for
+            divergence, values of shape (B,) are logged as histograms, and points of shape (B, *) as pictures.
+        """
+
+
+class Method(ABC):
+    """What a paper adds to the shared parts. A frozen dataclass, so that a recipe can name it."""
+
+    @abstractmethod
+    def model(self, shape: tuple[int, ...], base: Model | None) -> Model:
+        """Builds the model with fresh weights, drawn from torch's global generator.
+
+        Arguments:
+            shape: The shape of one datum.
+            base: The trained model that this one starts from, or None. It must not be changed: whoever goes on
+                training it copies it first.
+        """
+
+    @abstractmethod
+    def learner(self, model: Model) -> Learner:
+        """Returns the learner that trains ``model``."""
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """Settings of an optimizer."""
+
+    def over(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Returns an optimizer of the parameters."""
+        ...
+
+
+@dataclass(frozen=True)
+class Adam:
+    r"""Creates Adam.
+
+    References:
+        | Adam: A Method for Stochastic Optimization (Kingma & Ba, 2015)
+
+    Arguments:
+        learning_rate: The learning rate.
+        beta1: The decay of the mean of gradients.
+        beta2: The decay of the mean of squared gradients.
+        weight_decay: The coefficient of an L2 penalty on the parameters.
+    """
+
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive(self, "learning_rate")
+        within(self, "beta1", 0.0, 1.0)
+        within(self, "beta2", 0.0, 1.0)
+        not_negative(self, "weight_decay")
+
+    def over(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Returns an optimizer of the parameters."""
+        betas = (self.beta1, self.beta2)
+        return torch.optim.Adam(parameters, self.learning_rate, betas, weight_decay=self.weight_decay)
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+    """Makes one update that lowers ``loss``, and returns the norm of the gradient, of shape ()."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    optimizer.step()
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+def state_of(part: Part) -> Any:
+    """Returns what a checkpoint keeps of a part."""
+    return part.detach() if isinstance(part, Tensor) else part.state_dict()
+
+
+def restore(part: Part, state: Any) -> None:
+    """Puts a part back into a state that :func:`state_of` returned."""
+    if isinstance(part, Tensor):
+        part.detach().copy_(state)
+    else:
+        part.load_state_dict(state)

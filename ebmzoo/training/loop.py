@@ -1,0 +1,166 @@
+"""The only training loop: it logs, keeps checkpoints, watches for divergence and stops in time."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from ebmzoo.models import counting_gradients
+from ebmzoo.runtime import Deadline, OutOfTime, progress, say
+from ebmzoo.training.batches import Batches
+from ebmzoo.training.checkpoint import Progress, Run
+from ebmzoo.training.divergence import Diverged, Policy, Stop, trouble
+from ebmzoo.training.learner import Learner
+from ebmzoo.training.log import Log
+from ebmzoo.training.selection import Referee
+
+SAVE_INTERVAL = 20.0
+"""Seconds between two checkpoints. When they are written changes no number."""
+
+
+def fit(
+    learner: Learner,
+    batches: Batches,
+    steps: int,
+    rng: Generator,
+    checkpoint: Path,
+    *,
+    policy: Policy = Stop(),  # noqa: B008
+    referee: Referee | None = None,
+    log: Log | None = None,
+    deadline: Deadline | None = None,
+    label: str = "training",
+) -> Progress:
+    """Makes ``steps`` updates, going on from ``checkpoint`` if there is one.
+
+    However often the process is killed, the model ends bit-identical to that of an undisturbed run on the same
+    device.
+
+    Arguments:
+        learner: What learns.
+        batches: Minibatches of its data.
+        steps: The number of updates.
+        rng: The generator of the updates' noise.
+        checkpoint: The path of the checkpoint. Points that a policy can go back to are kept beside it.
+        policy: What is done about divergence.
+        referee: What keeps the best model, if the last is not the one to be kept.
+        log: Where reports go.
+        deadline: When to stop.
+        label: What the progress bar says.
+
+    Returns:
+        How the run went.
+
+    Raises:
+        Diverged: If training diverged and the policy allows no further attempt.
+        OutOfTime: If the deadline came. A checkpoint is written first.
+    """
+    session = _Session(Run(learner, batches, rng, Progress()), checkpoint, policy, referee)
+    session.begin()
+    deadline = deadline or Deadline()
+    log = log or Log(None, steps)
+    done = session.run.progress
+    try:
+        unfinished = iter(lambda: done.step < steps and not session.stopped, False)
+        for _ in progress(unfinished, label, steps, done.step):
+            if deadline.passed:
+                session.save()
+                raise OutOfTime
+            with counting_gradients() as gradients:
+                values = learner.step(batches, rng)
+            done.step += 1
+            done.gradients += gradients.count
+            session.finish_update(values, log)
+    finally:
+        log.close()
+    session.clock()
+    if referee is not None:
+        referee.take_best(learner.model, done)
+    return done
+
+
+class _Session:
+    """A run within one process: its clock, its checkpoints and what it does about divergence."""
+
+    def __init__(self, run: Run, checkpoint: Path, policy: Policy, referee: Referee | None):
+        self.run, self.checkpoint, self.policy, self.referee = run, checkpoint, policy, referee
+        self.milestone = checkpoint.with_name(checkpoint.name + ".milestone")
+        self.stopped = False
+        self.clocked = self.saved = time.monotonic()
+
+    def begin(self) -> None:
+        """Goes on from the checkpoint, or marks the point that training can always go back to."""
+        if self.checkpoint.exists():
+            self.run.load(self.checkpoint)
+        elif self.policy.every is not None:
+            self.run.save(self.milestone)
+
+    def clock(self) -> None:
+        """Adds the time since the last call to the run's."""
+        now = time.monotonic()
+        self.run.progress.seconds += now - self.clocked
+        self.clocked = now
+
+    def save(self) -> None:
+        """Writes the checkpoint."""
+        self.clock()
+        self.run.save(self.checkpoint)
+        self.saved = time.monotonic()
+
+    def finish_update(self, values: dict[str, Tensor], log: Log) -> None:
+        """Looks at what an update reported, and does what follows from it."""
+        done = self.run.progress
+        scalars = _scalars(values)
+        seen = trouble(scalars, self.policy.limits)
+        if seen is not None:
+            return self.go_back(seen)
+        if log.wants(done.step):
+            log.write(done.step, scalars | _learning_rates(self.run.learner), values)
+        if self.referee is not None:
+            self.stopped = self.referee.look(self.run.learner.model, done)
+        if self.policy.every is not None and done.step % self.policy.every == 0:
+            self.clock()
+            self.run.save(self.milestone)
+        if time.monotonic() - self.saved > SAVE_INTERVAL:
+            self.save()
+        return None
+
+    def go_back(self, seen: str) -> None:
+        """Goes back to the last milestone and changes what the policy changes."""
+        run, step = self.run, self.run.progress.step
+        attempts: list[dict[str, Any]] = list(run.progress.attempts)
+        if len(attempts) >= self.policy.attempts:
+            history = f" after {len(attempts)} further attempts" if attempts else ""
+            raise Diverged(
+                f"training diverged at update {step}{history}: {seen}. Lower the learning rate or the sampler's "
+                "step, or declare a policy that goes back and changes something (Trained.divergence = @GoBack())"
+            )
+        gradients, seconds = run.progress.gradients, run.progress.seconds
+        run.load(self.milestone)
+        applied = len(run.progress.attempts)
+        words = ""
+        for attempt in range(applied, len(attempts) + 1):
+            words = self.policy.amend(run.learner, run.rng, attempt + 1)
+        attempt_record = {"step": step, "saw": seen, "went_back_to": run.progress.step, "changed": words}
+        run.progress.attempts = [*attempts, attempt_record]
+        run.progress.gradients, run.progress.seconds = gradients, seconds
+        say(f"update {step}: {seen}; back to update {run.progress.step}, {words}")
+        self.save()
+
+
+def _scalars(values: dict[str, Tensor]) -> dict[str, float]:
+    """Fetches all scalars from the device at once."""
+    named = [(name, value) for name, value in values.items() if value.ndim == 0]
+    if not named:
+        return {}
+    numbers = torch.stack([value for _, value in named]).tolist()
+    return {name: number for (name, _), number in zip(named, numbers, strict=True)}
+
+
+def _learning_rates(learner: Learner) -> dict[str, float]:
+    optimizers = {n: p for n, p in learner.parts.items() if isinstance(p, torch.optim.Optimizer)}
+    return {f"learning_rate/{name}": part.param_groups[0]["lr"] for name, part in optimizers.items()}

@@ -1,0 +1,177 @@
+"""What measurements say of a published number, and of a claim."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ebmzoo.tables import Better, Cell, Claim, Reaches, Table
+
+CONFIDENCE = 0.95
+"""The level of every interval."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured for a cell.
+
+    Arguments:
+        cell: The cell.
+        values: The values, one for each seed that was measured.
+        seconds: The time that everything behind the values took when it was made.
+        gradient_evaluations: The number of gradients of targets, one per chain, behind the values.
+        attempts: The largest number of attempts that any training behind the values took; 1 if none diverged.
+        protocol: The identity of the score's protocol.
+        artifacts: The folder names of the scores.
+        error: Why a seed has no value, or None.
+    """
+
+    cell: Cell
+    values: tuple[float, ...] = ()
+    seconds: float = 0.0
+    gradient_evaluations: int = 0
+    attempts: int = 1
+    protocol: str = ""
+    artifacts: tuple[str, ...] = ()
+    error: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every seed has a value."""
+        return len(self.values) == self.cell.seeds
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over seeds."""
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        """The standard deviation over seeds, or None for fewer than two."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What became of a claim.
+
+    Arguments:
+        claim: The claim in words.
+        ratio: The ratio of the better row to the other, or to the claimed value.
+        low: The lower end of its interval.
+        high: The upper end.
+        holds: Whether the claim holds; None if there are too few measurements to tell.
+    """
+
+    claim: str
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    holds: bool | None = None
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Returns half the width of the t-interval of a mean; infinite for fewer than two values."""
+    if len(values) < 2:
+        return math.inf
+    from scipy.stats import t
+
+    quantile = float(t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1))
+    return quantile * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def verdict(result: Result, comparable: bool, tolerance: float) -> str | None:
+    """Judges a cell against what was published.
+
+    Arguments:
+        result: The measurement.
+        comparable: Whether it was made at the paper's scale with nothing overridden.
+        tolerance: The relative difference that counts as none.
+
+    Returns:
+        ``reproduced``, ``better``, ``not reproduced``, ``not comparable`` or ``underspecified``; None where there
+        is nothing to judge.
+    """
+    published = result.cell.published
+    if published is None or published.status == "unverified" or result.mean is None:
+        return None
+    if not comparable or not result.complete:
+        return "not comparable"
+    difference = result.mean - published.value
+    spread = half_width(result.values) if len(result.values) > 1 else 0.0
+    if abs(difference) <= spread + tolerance * abs(published.value):
+        return "reproduced"
+    if (difference < 0) == result.cell.score.metric.lower_is_better:
+        return "better"
+    return "underspecified" if published.underspecified else "not reproduced"
+
+
+Place = tuple[str, str, str]
+
+
+def judge(claim: Claim, results: Mapping[Place, Result]) -> Judgement:
+    """Judges a claim.
+
+    Arguments:
+        claim: The claim.
+        results: The measurements by row, column and metric.
+    """
+    found = [results.get(place) for place in claim.mentions()]
+    measured = [result for result in found if result is not None and result.complete]
+    if len(measured) < len(found):
+        return Judgement(claim.claim)
+    if isinstance(claim, Better):
+        return _judge_better(claim, *measured)
+    return _judge_reaches(claim, *measured)
+
+
+def _judge_better(claim: Better, row: Result, than: Result) -> Judgement:
+    if min(row.values) <= 0 or min(than.values) <= 0:
+        return Judgement(claim.claim)
+    logs = [math.log(a / b) for a, b in zip(row.values, than.values, strict=True)]
+    centre, half = statistics.fmean(logs), half_width(logs)
+    if math.isinf(half):
+        return Judgement(claim.claim, math.exp(centre))
+    low, high = math.exp(centre - half), math.exp(centre + half)
+    holds = high < 1 if row.cell.score.metric.lower_is_better else low > 1
+    return Judgement(claim.claim, math.exp(centre), low, high, holds)
+
+
+def _judge_reaches(claim: Reaches, row: Result) -> Judgement:
+    ratios = [value / claim.value for value in row.values] if claim.value else [math.nan]
+    if row.cell.score.metric.lower_is_better:
+        holds = max(row.values) <= claim.value
+    else:
+        holds = min(row.values) >= claim.value
+    return Judgement(claim.claim, statistics.fmean(ratios), min(ratios), max(ratios), holds)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A table, as far as it was measured.
+
+    Arguments:
+        name: The name of the table.
+        scale: The scale it was made at.
+        table: The table.
+        results: One result for each cell that was asked for.
+        overrides: The bindings in which the settings differ from the paper scale.
+    """
+
+    name: str
+    scale: str
+    table: Table
+    results: tuple[Result, ...]
+    overrides: tuple[str, ...] = ()
+
+    def verdicts(self) -> tuple[str | None, ...]:
+        """Returns the verdict on each result."""
+        comparable = self.scale == "paper" and not self.overrides
+        return tuple(verdict(result, comparable, self.table.tolerance) for result in self.results)
+
+    def judgements(self) -> tuple[Judgement, ...]:
+        """Returns what became of each claim."""
+        places = {(r.cell.row, r.cell.column, r.cell.metric): r for r in self.results}
+        return tuple(judge(claim, places) for claim in self.table.claims)

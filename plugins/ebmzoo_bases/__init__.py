@@ -1,0 +1,1 @@
+"""Base generators: models without an energy, which other methods tilt."""
