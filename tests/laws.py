@@ -1,8 +1,8 @@
 r"""Laws whose every number is known, and what it takes to say that a sample does not follow one.
 
-A check here fails by chance with a probability of about ``FAILURE``; tolerances follow from that, from the known
-law and from the size of the sample, never from what a run happened to give. Samples are independent points: the
-ends of many chains, not one long chain.
+A check here fails by chance with a probability of about ``FAILURE``; tolerances follow from that, from the
+known law and from the size of the sample, never from what a run happened to give. Samples are independent
+points: the ends of many chains, not one long chain.
 
 The sharpest check is that of *normal scores*: for independent points of a law with distribution function
 :math:`F`, the values :math:`\Phi^{-1}(F(u))` are independent standard normals, whatever the law.
@@ -74,7 +74,9 @@ class Gaussian(Law):
     kurtosis = 3.0
 
     def __init__(self, mean: tuple[float, ...] = (0.0,), std: tuple[float, ...] = (1.0,)):
-        self.mean, self.std, self.dim = torch.tensor(mean).double(), torch.tensor(std).double(), len(mean)
+        self.mean = torch.tensor(mean, dtype=torch.float64)
+        self.std = torch.tensor(std, dtype=torch.float64)
+        self.dim = len(mean)
 
     def log_density(self, u: Tensor) -> Tensor:
         return -0.5 * ((u - self.mean) / self.std).square() - (self.std * math.sqrt(2 * math.pi)).log()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -23,8 +24,8 @@ import ebmzoo
 from ebmzoo import config, hookimpl
 from ebmzoo.config import ConfigError, load
 from ebmzoo.config.checks import Mismatch, convert
+from ebmzoo.config.parsing import parse
 from ebmzoo.config.registry import registry
-from ebmzoo.config.statements import parse
 from ebmzoo.fields import FieldError, positive
 
 
@@ -47,6 +48,11 @@ class Langevin:
 class MALA:
     step_size: float = 0.5
     tries: int = 1
+    limit: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.step_size > self.limit:
+            raise FieldError(self, "limit", "step_size at least")
 
     def step(self, position: float) -> float:
         return position
@@ -341,7 +347,7 @@ class TestGin:
         assert len(used) == sum(map(len, held.values())) - len(unread)
 
     def test_the_parser_calls_what_is_overridden(self):
-        """The parser of :mod:`ebmzoo.config.statements` lives on these names."""
+        """The parser of :mod:`ebmzoo.config.parsing` lives on these names."""
         for name in ("parse_value", "parse_statement", "current_token"):
             assert name in vars(config_parser.ConfigParser)
         assert {"configurable_reference", "macro"} == config_parser.ParserDelegate.__abstractmethods__
@@ -433,12 +439,12 @@ MISTAKES: list[tuple[Any, list[str]]] = [
     (swap("@Chains()", "@Langevin()"), ["Score.sampler should be a Sampler, not a Langevin", "toy.gin:13"]),
     (swap("%KERNEL", "@Score()"), ["needs itself", "Score() needs"]),
     (swap("%KERNEL", "3"), ["Stage.kernel should be a Kernel, not 3", "toy.gin:15", "it has no 'step'"]),
-    (swap("[@Stage()]", "@Stage()"), ["Chains.schedule should be a tuple, each item a Stage", "(item,)"]),
+    (swap("[@Stage()]", "@Stage()"), ["Chains.schedule should be a tuple (each item a Stage)", "(item,)"]),
     (swap("[@Stage()]", "(@Stage())"), ["not a Stage", "toy.gin:14", "(item,)"]),
     (swap("[@Stage()]", "(@Stage(), 5)"), ["Chains.schedule[1] should be a Stage, not 5", "toy.gin:14"]),
     (append("Chains.box = (1, 2, 3)"), ["a tuple (a number, a number) or None, not (1, 2, 3)", LINE]),
     (append("Table.about = {'a': 1}"), ["Table.about should be", LINE]),
-    (append("Table.tolerance = 13"), ["Table cannot be made", "RuntimeError: the number", "is unlucky"]),
+    (append("Table.tolerance = 13"), ["Table cannot be made", "RuntimeError: the number is unlucky"]),
     (
         swap("'long'", "'short'"),
         ["Table.cells should be cells of different rows, not (a Cell, a Cell)", "toy.gin:4"],
@@ -480,7 +486,7 @@ MISTAKES: list[tuple[Any, list[str]]] = [
     (append("Chains.box = (1, 2\nTable.tolerance = 1\n"), [f"opened at line {END} is not closed"]),
     (append("Chains.box = (1, 2))"), ["something follows", LINE]),
     (append("Score.metric = modes"), ["modes is no value", LINE, "quotes"]),
-    (append("Score.half = true"), ["true is no value", LINE, "did you mean 'True'?"]),
+    (append("Score.half = true"), ["true is no value", LINE, "write True"]),
     (append("Chains.beta ="), ["the value is missing", LINE]),
     (append("Chains.beta = -"), ["Cannot read 'Chains.beta = -'", LINE]),
     (append("Chains.beta = 2 3"), ["something follows", LINE]),
@@ -500,7 +506,14 @@ MISTAKES: list[tuple[Any, list[str]]] = [
     (append("Chains:\nbeta = 2"), ["indented", f"toy.gin:{END + 1}"]),
     (append("Chains:\n    beta = 2\n  box = None"), ["indented", f"toy.gin:{END + 2}"]),
     (append("Chains:\n    beta 2"), ["Cannot read 'beta 2'", f"toy.gin:{END + 1}"]),
-    (append("Chains:"), ["indented", "toy.gin:"]),
+    (append("Chains:"), ["'Chains:'", LINE, "indented"]),
+    (append("Chains:\n    5 = 2"), ["field = value", f"toy.gin:{END + 1}"]),
+    (
+        append("Table.about = @Langevin(0.1)"),
+        ["'Table.about = @Langevin(0.1)'", LINE, "parentheses of a reference"],
+    ),
+    (append("Table.about = {'a' 1}"), ["Cannot read", LINE]),
+    (append("include 5"), ["include names its file in quotes", LINE]),
     (append("Table.about = " + "(" * 3000), ["Cannot read", LINE]),
     (append("Chains.beta = \0"), ["Cannot read", LINE]),
     # import and include
@@ -544,20 +557,24 @@ MISTAKES: list[tuple[Any, list[str]]] = [
     (sets("KERNEL=%KERNEL"), ["needs itself", "--set"]),
     (sets("SEEDS=(1"), [OPENED, "--set 'SEEDS=(1'"]),
     (sets("Score.metric='fid"), [OPENED, "--set"]),
+    (
+        sets("KERNEL=@MALA()", "MALA.step_size=11"),
+        ["MALA.limit should be", "not 10.0 (--set 'KERNEL=@MALA()')"],
+    ),
     (sets("Langevin.step_size=-1"), ["above zero, not -1", "--set 'Langevin.step_size=-1'"]),
     # requests
     (asked("tilting/toi"), ["no table 'tilting/toi'", "did you mean 'tilting/toy'?", "`ebmzoo list tables`"]),
     (asked("toy"), ["no table 'toy'", "did you mean 'tilting/toy'?"]),
     (asked("xyz"), ["no table 'xyz'", "`ebmzoo list tables`"]),
     (asked(""), ["no table ''"]),
-    (asked("tilting/toy.gin"), ["no file tilting/toy.gin", "did you mean 'tilting/toy'?"]),
+    (asked("tilting/toy.gin"), ["no file 'tilting/toy.gin'", "did you mean 'tilting/toy'?"]),
     (asked("reproductions/tilting/toy.laptop.gin"), ["is the overlay of a table", "--scale laptop"]),
     (asked("bases/shared"), ["no table 'bases/shared'"]),
     (asked("\0.gin"), ["no file"]),
     (asked(scale="labtop"), ["no scale 'labtop'", "did you mean 'laptop'?"]),
     (asked(scale="huge"), ["no scale 'huge'", "paper, laptop, smoke"]),
     (asked(scale="smoke"), ["toy.gin has no scale 'smoke'", "toy.smoke.gin", "paper and laptop"]),
-    (asked(files=[Path("none.gin")]), ["no file none.gin"]),
+    (asked(files=[Path("none.gin")]), ["no file 'none.gin'"]),
     (asked(files=[Path("reproductions")]), ["reproductions is a folder"]),
     (asked(files=[Path("reproductions/zoo/own.gin")]), ["zoo/own.gin:2", "no field 'metrics'", "'metric'"]),
     (asked("zoo/laid", "laptop"), ["zoo/laid.laptop.gin:1", "Nothing reads", "did you mean 'long'?"]),
@@ -582,6 +599,45 @@ def test_mistakes(here, make, expected):
     for word in ("Traceback", "In call to", "configurable", "<ast.", "object at 0x", "ExceptionProxy"):
         assert word not in text
     assert len(text) < 600
+
+
+PIECES = [
+    *"'\"()[]{}@%/.=,:\n\\\0\té#$;",
+    "    ",
+    "include ",
+    "import ",
+    "-",
+    "1e999",
+    "None",
+    "()",
+    "\f",
+    "\u2028",
+    "1_",
+]
+
+
+def test_whatever_is_written_is_a_value_or_a_mistake(here):
+    rng = random.Random(0)
+    made = mistaken = 0
+    for _ in range(300):
+        text = TOY
+        for _ in range(rng.randint(1, 3)):
+            start = rng.randrange(len(text))
+            text = text[:start] + rng.choice(PIECES) + text[start + rng.choice([0, 0, 1, 2, 5, 20]) :]
+        write(here, "tilting/toy.gin", text)
+        try:
+            load("tilting/toy", rng.choice(["paper", "laptop"]))
+            made += 1
+        except ConfigError as error:
+            assert "\n" not in str(error)
+            mistaken += 1
+    assert made > 0
+    assert mistaken > 0
+
+
+def test_backslashes_that_escape_nothing(here, recwarn):
+    assert load("tilting/toy", "paper", [r"Table.source='a\sb'"]).table.source == r"a\sb"
+    assert not recwarn.list
 
 
 def test_a_file_that_may_not_be_read(here, monkeypatch):
@@ -806,8 +862,8 @@ UNFITTING: list[tuple[Any, Any, str]] = [
     (10**400, float, "a finite number"),
     ("1", int | None, "a whole number or None"),
     (True, Literal[1, 2], "1 or 2"),
-    ("ab", tuple[str, ...], "a tuple, each item a string"),
-    ("ab", Sequence[str], "a tuple, each item a string"),
+    ("ab", tuple[str, ...], "a tuple (each item a string)"),
+    ("ab", Sequence[str], "a tuple (each item a string)"),
     ((1,), tuple[()], "the empty tuple ()"),
     ((1,), tuple[int, int], "a tuple (a whole number, a whole number)"),
     ((1, 2), tuple[int], "a tuple (a whole number,)"),

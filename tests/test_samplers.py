@@ -14,11 +14,11 @@ import torch
 from laws import (
     COUNT,
     FAILURE,
-    Z,
     Bimodal,
     Gaussian,
     Law,
     Skewed,
+    Z,
     acceptance_of_hmc,
     acceptance_of_mala,
     assert_follows,
@@ -169,7 +169,7 @@ def test_the_metropolis_test_removes_the_bias_at_the_same_step(eta: float):
 
 def test_chains_forget_where_they_began():
     rng = generator(6)
-    far = 4.0 + torch.zeros(COUNT, 1, dtype=torch.float64)
+    far = -3.0 + torch.zeros(COUNT, 1, dtype=torch.float64)
     for kernel in [MALA(0.5), HMC(0.6, 3)]:
         assert_follows(Skewed(), run_chains(kernel, Skewed().log_prob, far, 60, rng).position)
     state = run_chains(BAOAB(0.3, 1.0), NORMAL.log_prob, far, 60, rng)
@@ -267,7 +267,7 @@ def test_mala_accepts_as_often_as_quadrature_says(law: Law, eta: float):
 
 @pytest.mark.parametrize("eta", [1e-4, 1e-3])
 def test_mala_rejects_in_proportion_to_the_cube_of_the_square_root_of_the_step(eta: float):
-    r"""On N(0, 1) the log-ratio is :math:`-\eta^{3/2} x \xi / \sqrt 2` at first order; half its size is rejected."""
+    r"""On N(0, 1) the log-ratio is nearly :math:`-\eta^{3/2} x \xi / \sqrt 2`; half its size is rejected."""
     rng = generator(12)
     kernel = MALA(eta)
     state = kernel.init(NORMAL.draw(COUNT, rng), NORMAL.log_prob)
@@ -394,7 +394,9 @@ def test_impossible_points_are_never_accepted(kernel: Kernel):
     prior, rng = Box((2,)).double(), generator(18)
     position = prior.draw(COUNT, rng)
     state, info = kernel.step(kernel.init(position, prior.log_prob), prior.log_prob, rng)
-    assert set(info.acceptance.unique().tolist()) == {0.0, 1.0}
+    acceptance = info.acceptance
+    assert ((acceptance == 0) | (acceptance > 1 - 1e-12)).all()
+    assert 0.1 < acceptance.mean() < 0.9
     assert state.position.abs().max() <= 1
     state = run_chains(kernel, prior.log_prob, state.position, 10, rng)
     assert_normal_scores((state.position + 1) / 2)
@@ -492,7 +494,7 @@ def test_sgld_with_matching_noise_is_langevin(eta: float):
 
 @pytest.mark.parametrize(("gradient", "noise"), [(0.1, 0.3), (0.02, 0.5), (1.0, 0.01)])
 def test_the_temperature_of_sgld_is_that_of_its_drift_and_noise(gradient: float, noise: float):
-    r"""SGLD on :math:`\pi` is Langevin of step :math:`s^2 / 2` on :math:`\pi^{1/T}`; on N(0, 1) that is N(0, T)."""
+    r"""SGLD on :math:`\pi` is Langevin of step :math:`s^2 / 2` on :math:`\pi^{1/T}`."""
     kernel, law = SGLD(gradient, noise), Bimodal()
     position = law.draw(100, generator(30))
     cooled = lambda u: law.log_prob(u) / kernel.temperature  # noqa: E731
@@ -630,7 +632,8 @@ def test_starts():
 )
 def test_settings_that_must_be_positive(make, field: str):
     for bad in [0, -1, -0.5, math.nan, math.inf]:
-        with pytest.raises(FieldError, match=rf"^{re.escape(field)} should be a number above zero, not {bad}$"):
+        text = f"{field} should be a number above zero, not {bad}"
+        with pytest.raises(FieldError, match=rf"^{re.escape(text)}$"):
             make(bad)
 
 
@@ -686,7 +689,7 @@ def documented() -> dict[str, tuple[Kernel, float | None]]:
 
 
 def potential(z: Tensor) -> Tensor:
-    """The sources' U, and their E where there is no prior: smooth, not symmetric, steep enough to be clipped."""
+    """The sources' U, or their E where there is no prior: smooth, not symmetric, steep enough to be clipped."""
     return 0.5 * z.square().sum(1) + (1.7 * z[:, 0] - 0.4).sin() + 0.3 * (z[:, 1] * z[:, 0]).cos()
 
 
@@ -794,7 +797,7 @@ def test_the_documented_kinetic_step():
     assert_same(state.position, x + h / 2 * v)
 
 
-def tested(position: Tensor, proposal: Tensor, log_ratio: Tensor) -> Tensor:
+def judged(position: Tensor, proposal: Tensor, log_ratio: Tensor) -> Tensor:
     """The Metropolis test with the uniforms that follow the noise of seed 46."""
     rng = generator(46)
     torch.randn(64, 2, generator=rng, dtype=torch.float64)
@@ -804,19 +807,21 @@ def tested(position: Tensor, proposal: Tensor, log_ratio: Tensor) -> Tensor:
 
 def test_the_documented_mala_step():
     kernel, _ = documented()["GEBM, code, `mala`"]
+    kernel = dataclasses.replace(kernel, step_size=20 * kernel.step_size)  # large enough to reject at times
     z, xi = start()
-    proposal = z - γ * slope(z) + math.sqrt(2 * γ) * xi
-    there = stats.multivariate_normal.logpdf((proposal - z + γ * slope(z)).numpy(), cov=2 * γ)
-    back = stats.multivariate_normal.logpdf((z - proposal + γ * slope(proposal)).numpy(), cov=2 * γ)
+    size, std = 20 * γ, math.sqrt(40 * γ)
+    proposal = z - size * slope(z) + std * xi
+    there = stats.norm.logpdf(proposal, z - size * slope(z), std).sum(1)
+    back = stats.norm.logpdf(z, proposal - size * slope(proposal), std).sum(1)
     log_ratio = potential(z) - potential(proposal) + torch.from_numpy(back - there)
-    expected = tested(z, proposal, log_ratio)
+    expected = judged(z, proposal, log_ratio)
     assert not torch.equal(expected, proposal)
     assert_same(moved(kernel, z), expected)
 
 
 def test_the_documented_hmc_step():
     kernel, _ = documented()["GEBM, code, `hmc`"]
-    kernel = dataclasses.replace(kernel, step_size=2 * kernel.step_size)  # large enough to be rejected at times
+    kernel = dataclasses.replace(kernel, step_size=2 * kernel.step_size)  # for the same reason
     z, momentum = start()
     h, x, v = 4 * math.sqrt(λ), z, momentum
     for _ in range(2):
@@ -824,7 +829,7 @@ def test_the_documented_hmc_step():
         x = x + h * v
         v = v - h / 2 * slope(x)
     log_ratio = potential(z) - potential(x) + 0.5 * (momentum.square() - v.square()).sum(1)
-    expected = tested(z, x, log_ratio)
+    expected = judged(z, x, log_ratio)
     assert not torch.equal(expected, x)
     assert_same(moved(kernel, z), expected)
 
@@ -841,9 +846,7 @@ def test_the_documented_igebm_step_on_the_larger_box():
 def test_the_anatomy_of_mcmc_is_langevin_on_its_own_potential():
     kernel, temperature = documented()["Anatomy of MCMC learning"]
     position, _ = start()
-    rescaled = run_chains(
-        Langevin(ε**2 / 2), lambda u: energy(u) / temperature, position, 1, generator(46)
-    )
+    rescaled = run_chains(Langevin(ε**2 / 2), lambda u: energy(u) / temperature, position, 1, generator(46))
     assert_same(moved(kernel, position), rescaled.position)
 
 

@@ -17,11 +17,12 @@ from typing import Any
 
 import gin
 
+from ebmzoo.config.bindings import Binding, Key, Layer
 from ebmzoo.config.checks import Mismatch, convert, field_types, told
 from ebmzoo.config.errors import ConfigError, Incomplete, closest, nearest
+from ebmzoo.config.parsing import Macro, Reference, Where
 from ebmzoo.config.registry import broken
 from ebmzoo.config.sources import shown
-from ebmzoo.config.statements import Binding, Key, Layer, Macro, Reference, Where
 from ebmzoo.fields import FieldError
 
 TABLE = "Table"
@@ -90,7 +91,7 @@ class Build:
         key = Key(macro.name)
         if key not in self.bindings:
             hint = nearest(macro.name, [other.scope for other in self.bindings if not other.owner])
-            remedy = hint or f"; write {macro.name} = ... , or include the file that does."
+            remedy = hint or f"; write {macro.name} = ..., or include the file that does."
             raise Incomplete(f"There is no macro {macro!r} ({macro.where}){remedy}")
         self.read.add(self.bindings[key])
         with self._inside(repr(macro), macro.where):

@@ -20,6 +20,9 @@ WORDS: dict[Any, str] = {
 }
 
 
+_NOTHING = object()
+
+
 class Mismatch(Exception):
     """A value is not what an annotation says.
 
@@ -64,14 +67,22 @@ def _frozen(value: Any) -> Any:
 
 def _scalar(value: Any, hint: Any) -> Any:
     if hint is float and type(value) in (int, float):
-        if abs(value) < 2**1023 and math.isfinite(value):
-            return float(value)
-        raise Mismatch(value, "a finite number")
+        return _finite(value)
     if type(value) is hint or (value is None and hint is None):
         return value
     if hint is int and type(value) is float and value.is_integer():
         raise Mismatch(value, words(hint), remedy=f"; write {int(value)}")
     raise Mismatch(value, words(hint))
+
+
+def _finite(value: float) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise Mismatch(value, "a finite number")
+    return number
 
 
 def _one_of(value: Any, hint: Any) -> Any:
@@ -121,7 +132,7 @@ def _instance(value: Any, hint: Any, cls: Any) -> Any:
             return value
         raise Mismatch(value, words(hint))
     for member in _members(cls):
-        if inspect.getattr_static(value, member, value) is value:
+        if inspect.getattr_static(value, member, _NOTHING) is _NOTHING:
             raise Mismatch(value, words(hint), remedy=f"; it has no {member!r}")
     return value
 
@@ -153,9 +164,9 @@ def words(hint: Any) -> str:
 
 def _tuple_words(origin: Any, arms: tuple[Any, ...]) -> str:
     if not arms:
-        return "the empty tuple ()" if origin is tuple and not arms else "a tuple"
+        return "the empty tuple ()" if origin is tuple else "a tuple"
     if origin is not tuple or Ellipsis in arms:
-        return f"a tuple, each item {words(arms[0])}"
+        return f"a tuple (each item {words(arms[0])})"
     return f"a tuple ({', '.join(words(arm) for arm in arms)}{',' if len(arms) == 1 else ''})"
 
 

@@ -14,7 +14,7 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, text: str):
-        super().__init__(" ".join(line.strip() for line in text.splitlines()))
+        super().__init__(" ".join(line.strip() for line in text.splitlines() if line.strip()))
 
 
 class Incomplete(ConfigError):

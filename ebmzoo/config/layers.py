@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ebmzoo.config.bindings import Binding, Key, Layer, Reader
 from ebmzoo.config.build import Build, outer_scopes
 from ebmzoo.config.errors import ConfigError, Incomplete, nearest
 from ebmzoo.config.registry import classes
 from ebmzoo.config.sources import find, overlay
-from ebmzoo.config.statements import Binding, Key, Layer, Reader
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def load(
     """
     path = find(name)
     over = overlay(path, scale)
-    known = {cls.__name__: cls for offered in classes().values() for cls in offered.values()}
+    known = {name: cls for offered in classes().values() for name, cls in offered.items()}
     reader = Reader(known)
     paper = reader.file(path)
     layers = [

@@ -66,7 +66,7 @@ def find(name: str) -> Path:
             f"--scale {scale}."
         )
     if not os.path.lexists(path):
-        raise ConfigError(f"There is no file {name}{nearest(name.removesuffix('.gin'), known)}")
+        raise ConfigError(f"There is no file {name!r}{nearest(name.removesuffix('.gin'), known)}")
     return path
 
 
@@ -117,7 +117,7 @@ def read(path: Path) -> str:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"There is no file {shown(path)}.") from None
+        raise ConfigError(f"There is no file {shown(path)!r}.") from None
     except IsADirectoryError:
         raise ConfigError(f"{shown(path)} is a folder and no gin file.") from None
     except (OSError, ValueError) as error:

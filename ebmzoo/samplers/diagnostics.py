@@ -39,7 +39,8 @@ def split_rhat(chains: Tensor) -> float:
         chains: A scalar recorded along B chains for S steps, of shape (S, B), S at least 4.
 
     Returns:
-        The potential scale reduction, or NaN where nothing ever moved.
+        The potential scale reduction. It is infinite where chains stay at different values and NaN where all
+        stay at one.
     """
     within, total = _within_and_total(_split(chains))
     return float((total / within).sqrt())
@@ -48,11 +49,16 @@ def split_rhat(chains: Tensor) -> float:
 def effective_sample_size(chains: Tensor) -> float:
     r"""Returns the number of independent draws that tell as much about a mean as the chains together.
 
-    :math:`S B / (1 + 2 \sum_t \hat\rho_t)`, with autocorrelations :math:`\hat\rho_t` over the split chains, summed
-    until the sums of neighbouring pairs turn negative and made to decrease (Geyer's initial monotone sequence).
+    :math:`S B / (1 + 2 \sum_t \hat\rho_t)`, with autocorrelations :math:`\hat\rho_t` over the split chains,
+    summed until the sums of neighbouring pairs turn negative and made to decrease (Geyer's initial monotone
+    sequence; the first pair always counts). Antithetic chains tell more than as many independent draws; no more
+    than some :math:`\log_{10}(S B)` times as much is believed.
 
     Arguments:
         chains: A scalar recorded along B chains for S steps, of shape (S, B), S at least 4.
+
+    Returns:
+        The effective sample size, or NaN where all chains stay at one value.
     """
     halves = _split(chains)
     steps, count = halves.shape
@@ -66,8 +72,8 @@ def effective_sample_size(chains: Tensor) -> float:
     rho[0] = 1.0
     pairs = rho[: steps // 2 * 2].view(-1, 2).sum(1)
     negative = (pairs < 0).nonzero()
-    pairs = pairs[: int(negative[0])] if len(negative) else pairs
-    tau = -1 + 2 * pairs.cummin(0).values.sum() if len(pairs) else torch.tensor(1.0)
+    pairs = pairs[: max(1, int(negative[0]))] if len(negative) else pairs
+    tau = -1 + 2 * pairs.cummin(0).values.sum()
     return float(steps * count / max(float(tau), 1 / math.log10(steps * count + 10)))
 
 
@@ -88,10 +94,10 @@ class ChainRecord:
         self.gradient = state.score.abs().mean()
 
     def summary(self) -> dict[str, float]:
-        r"""Returns acceptance and mean \|gradient\|, and, over the second half, split R-hat and the sample size.
+        r"""Returns acceptance, mean \|gradient\|, and, over the second half, split R-hat and the sample size.
 
-        R-hat and the effective sample size are those of the log-density, the one scalar every target has. They
-        are left out of records of fewer than eight steps, or whose batches differ in size.
+        R-hat and the effective sample size are those of the log-density, the one scalar every target has.
+        They are left out of records of fewer than eight steps, or whose batches differ in size.
         """
         if not self.log_prob:
             return {}
