@@ -117,7 +117,7 @@ class Layers:
     def _why_unused(self, macro: str) -> str:
         keys = [binding.key for binding in self.builds[-1].read]
         hint = nearest(macro, [key.scope for key in keys if not key.owner])
-        return hint or f": there is no %{macro}. A field is bound as scope/Class.field = value."
+        return hint or f": %{macro} is no one's value. A field is bound as scope/Class.field = value."
 
     def _why_unread(self, key: Key) -> str:
         build = self.builds[-1]
