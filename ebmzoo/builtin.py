@@ -11,7 +11,18 @@ from ebmzoo import hookimpl
 @hookimpl
 def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
     """Offers data, samplers, metrics, networks and the parts that tables are made of."""
-    from ebmzoo import classifiers, data, energies, figures, generators, metrics, recipes, samplers, tables, training
+    from ebmzoo import (
+        classifiers,
+        data,
+        energies,
+        figures,
+        generators,
+        metrics,
+        recipes,
+        samplers,
+        tables,
+        training,
+    )
 
     return {
         "methods": [classifiers.Classifier],
@@ -59,7 +70,13 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             *(samplers.Stage, samplers.Decay),
             *(samplers.FromPrior, samplers.FromNoise, samplers.FromData, samplers.FromKept),
             *(training.Adam, training.Selection),
-            *(training.Stop, training.GoBack, training.Limit, training.LowerLearningRate, training.FreshNoise),
+            *(
+                training.Stop,
+                training.GoBack,
+                training.Limit,
+                training.LowerLearningRate,
+                training.FreshNoise,
+            ),
             *(recipes.Trained, recipes.Samples, recipes.Score),
             *(tables.Table, tables.Cell, tables.Cells, tables.Published, tables.Better, tables.Reaches),
             *(figures.Comparison, figures.LatentPath),

@@ -17,8 +17,8 @@ class ClassifierEnergy(nn.Module):
     r"""The energy that a classifier has by the way: :math:`E(x) = -\log \sum_y e^{f_y(x)}`.
 
     References:
-        | Your classifier is secretly an energy based model and you should treat it like one (Grathwohl et al.,
-          2020), Section 3
+        | Your classifier is secretly an energy based model and you should treat it like one (Grathwohl et
+          al., 2020), Section 3
         | https://arxiv.org/abs/1912.03263
 
     Arguments:
@@ -48,8 +48,8 @@ class ClassifierEnergy(nn.Module):
 class Classifier(Method):
     """Trains a small convolutional classifier by cross-entropy.
 
-    Two 3×3 convolutions, each followed by a rectifier and, after the first, by averaging of 2×2 pixels; then a
-    linear layer to the features.
+    Two 3×3 convolutions, each followed by a rectifier and, after the first, by averaging of 2×2 pixels; then
+    a linear layer to the features.
 
     Arguments:
         classes: The number of classes.
@@ -104,7 +104,9 @@ class ClassifierLearner(Learner):
         batch = batches.draw()
         if batch.labels is None:
             raise ValueError("a classifier needs data with classes, and these have none")
-        logits = self.model.energy.logits(batch.data)
+        energy = self.model.energy
+        assert isinstance(energy, ClassifierEnergy)
+        logits = energy.logits(batch.data)
         loss = nn.functional.cross_entropy(logits, batch.labels)
         norm = descend(self.optimizer, loss)
         accuracy = (logits.detach().argmax(1) == batch.labels).float().mean()

@@ -89,8 +89,8 @@ class ConvEnergy:
 class ResidualEnergy:
     """Creates the residual energy of exponential tilting: groups of residual blocks, global sum, linear.
 
-    The paper has three blocks of 64 channels and three of 128. It does not say where the resolution is halved;
-    here it is at the end of every group.
+    The paper has three blocks of 64 channels and three of 128. It does not say where the resolution is
+    halved; here it is at the end of every group.
 
     References:
         | Exponential Tilting of Generative Models (Xiao, Yan & Amit, 2020), Appendix on networks
@@ -137,5 +137,7 @@ class GlobalSum(nn.Module):
 def image_shape(owner: object, shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Returns channels, height and width, or raises ValueError in the name of ``owner`` if there are none."""
     if len(shape) != 3:
-        raise ValueError(f"{type(owner).__name__} is for images of shape (C, H, W), not for data of shape {shape}")
+        raise ValueError(
+            f"{type(owner).__name__} is for images of shape (C, H, W), not for data of shape {shape}"
+        )
     return shape

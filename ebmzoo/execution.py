@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
 
-from ebmzoo.runtime import OutOfTime, say
-from ebmzoo.store import Recipe, Store
+from ebmzoo.recipes import Score
+from ebmzoo.runtime import OutOfTime, UnknownDevice, say
+from ebmzoo.store import DamagedArtifact, Recipe, Store
 from ebmzoo.tables import Cell, Table
 from ebmzoo.verdicts import Result
-
-
-class UnknownDevice(ValueError):
-    """The device that was asked for is not there."""
 
 
 def device_named(name: str) -> str:
@@ -32,7 +30,9 @@ def device_named(name: str) -> str:
     except RuntimeError:
         raise UnknownDevice(f"there is no device {name!r}; say auto, cpu, cuda or cuda:<i>") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UnknownDevice(f"there is no device {name!r} here: {torch.cuda.device_count()} CUDA devices were found")
+        raise UnknownDevice(
+            f"there is no device {name!r} here: {torch.cuda.device_count()} CUDA devices were found"
+        )
     if device.type not in ("cpu", "cuda"):
         raise UnknownDevice(f"ebmzoo runs on cpu and cuda, not on {name!r}")
     return name
@@ -42,7 +42,7 @@ def selected(table: Table, rows: Sequence[str], columns: Sequence[str]) -> list[
     """Returns the cells whose row and column match any of the patterns; no pattern matches all."""
 
     def matches(name: str, patterns: Sequence[str]) -> bool:
-        return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        return not patterns or name in patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
 
     return [c for c in table.flat() if matches(c.row, rows) and matches(c.column, columns)]
 
@@ -81,7 +81,7 @@ def measure(cells: Sequence[Cell], store: Store, debug: bool = False) -> Measure
             score = cell.scores()[seed]
             if store.state(score) != "kept":
                 say(f"seed {seed + 1}/{cell.seeds} · {cell.row} · {cell.column} · {cell.metric}")
-            outcome = store.get(score) if debug else _attempt(lambda score=score: store.get(score))
+            outcome = store.get(score) if debug else _attempt(store, score)
             if isinstance(outcome, str):
                 errors.setdefault(index, outcome)
             else:
@@ -100,10 +100,10 @@ def _rounds(cells: Sequence[Cell]) -> Iterator[tuple[int, int, Cell]]:
                 yield seed, index, cell
 
 
-def _attempt(make: Callable[[], float]) -> float | str:
-    """Returns what ``make`` returns, or what went wrong, in one paragraph."""
+def _attempt(store: Store, score: Score) -> float | str:
+    """Returns a score, or what went wrong, in one paragraph."""
     try:
-        return make()
+        return float(store.get(score))
     except OutOfTime:
         raise
     except OSError as error:
@@ -111,8 +111,9 @@ def _attempt(make: Callable[[], float]) -> float | str:
         words = os.strerror(error.errno) if error.errno else str(error)
         return f"{words}{where}; what was made is kept: mend the cause, and say the command again"
     except Exception as error:
-        name = "" if isinstance(error, ValueError) or type(error).__module__.startswith("ebmzoo") else type(error).__name__
-        return ": ".join(filter(None, [name, " ".join(str(error).split())]))
+        words = " ".join(str(error).split())
+        ours = isinstance(error, ValueError) or type(error).__module__.startswith("ebmzoo")
+        return words if ours and words else f"{type(error).__name__}: {words}".rstrip(": ")
 
 
 def _result(
@@ -120,7 +121,12 @@ def _result(
 ) -> Result:
     scores = cell.scores()
     made = [seed for seed in range(cell.seeds) if (index, seed) in values]
-    runs = [store.run(need) for need in everything_behind([scores[seed] for seed in made])]
+    behind = everything_behind([scores[seed] for seed in made])
+    runs: list[dict[str, Any]] = []
+    try:
+        runs = [store.run(need) for need in behind if store.state(need) == "kept"]
+    except DamagedArtifact as damaged:
+        error = error or str(damaged)
     return Result(
         cell=cell,
         values=tuple(values[index, seed] for seed in made),

@@ -7,6 +7,7 @@ imported here alone, and only when something is drawn.
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-POINT = {"s": 2.0, "linewidths": 0, "alpha": 0.5}
+POINT: dict[str, Any] = {"s": 2.0, "linewidths": 0, "alpha": 0.5}
 
 
 class Figure(ABC):
@@ -73,10 +74,10 @@ class Comparison(Figure):
 
     def draw(self, store: Store) -> Canvas:
         """Draws the panels in one row."""
-        panels = [self.data.load(self.split), *(store.get(samples).cpu() for samples in self.samples)]
+        panels = [self.data.load(self.split), *(store.get(samples) for samples in self.samples)]
         canvas, axes = _canvas(1, len(panels), self.title)
         for axis, panel, label in zip(axes[0], panels, ("Data", *self.labels), strict=True):
-            _show(axis, panel[: self.count])
+            _show(axis, panel[: self.count].cpu())
             axis.set_title(label, fontsize=10)
         _share_limits(axes[0], panels[0])
         return canvas
@@ -112,7 +113,7 @@ class LatentPath(Figure):
         """Runs the chains and draws their way."""
         model = store.get(self.model)
         path = self._path(model, store)
-        if path.shape[-1] == 2 and path.ndim == 3 and self.model.data.shape == (2,):
+        if path.shape[2:] == (2,) and self.model.data.shape == (2,):
             return self._plane(model, path)
         return self._images(model, path)
 
@@ -140,6 +141,7 @@ class LatentPath(Figure):
         return canvas
 
     def _images(self, model: Model, path: Tensor) -> Canvas:
+        _check_drawable(self.model.data.shape)
         shots = torch.linspace(0, len(path) - 1, self.shots).round().long().to(path.device)
         images = decoded(model, path[shots].transpose(0, 1).flatten(0, 1)).cpu()
         canvas, axes = _canvas(1, 1, self.title, size=0.55 * self.shots)
@@ -155,6 +157,11 @@ def tiled(images: Tensor, across: int) -> Any:
 
     grid = make_grid((images.float().clamp(-1, 1) + 1) / 2, nrow=across, padding=1, pad_value=0.5)
     return grid[0] if images.shape[1] == 1 else grid.permute(1, 2, 0)
+
+
+def drawable(shape: Sequence[int]) -> bool:
+    """Whether data of this shape can be drawn: points of the plane, and grey or coloured images."""
+    return tuple(shape) == (2,) or (len(shape) == 3 and shape[0] in (1, 3))
 
 
 def picture(points: Tensor, title: str) -> Canvas:
@@ -182,15 +189,20 @@ def _canvas(rows: int, columns: int, title: str, size: float = 3.2) -> tuple[Can
 
 
 def _show(axis: Axes, points: Tensor) -> None:
+    _check_drawable(points.shape[1:])
     if points.ndim == 4:
-        shown = points[:64]
-        axis.imshow(tiled(shown, 8), cmap="gray", vmin=0, vmax=1)
+        axis.imshow(tiled(points, math.isqrt(len(points) - 1) + 1), cmap="gray", vmin=0, vmax=1)
         axis.axis("off")
-    elif points.shape[1:] == (2,):
+    else:
         axis.scatter(*points.T, **POINT)
         axis.set_aspect("equal")
-    else:
-        raise ValueError(f"only points of the plane and images can be drawn, not data of shape {tuple(points.shape[1:])}")
+
+
+def _check_drawable(shape: Sequence[int]) -> None:
+    if not drawable(shape):
+        raise ValueError(
+            f"only points of the plane and images can be drawn, not data of shape {tuple(shape)}"
+        )
 
 
 def _share_limits(axes: Sequence[Axes], data: Tensor) -> None:
@@ -216,7 +228,7 @@ def _density(axis: Axes, model: Model, beta: float, reach: float) -> None:
 
 
 def due(figures: Sequence[Figure], store: Store, folder: Path) -> Iterator[Path]:
-    """Draws every figure whose recipes are all on the shelf, unless the same was drawn before; yields all paths."""
+    """Draws each figure whose recipes are all on the shelf, unless it was drawn before; yields all paths."""
     for figure in figures:
         if any(store.state(need) != "kept" for need in figure.needs()):
             continue
@@ -234,4 +246,4 @@ def figure_key(figure: Figure) -> str:
     return hashlib.sha256(canonical(describe(figure)).encode()).hexdigest()
 
 
-__all__ = ["Comparison", "Figure", "LatentPath", "due", "picture", "save", "tiled"]
+__all__ = ["Comparison", "Figure", "LatentPath", "drawable", "due", "picture", "save", "tiled"]

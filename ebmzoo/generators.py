@@ -73,7 +73,9 @@ class ConvGenerator:
             ValueError: If ``shape`` is not that of an image whose sides are multiples of four.
         """
         if len(shape) != 3 or shape[1] % 4 or shape[2] % 4:
-            raise ValueError(f"ConvGenerator makes images whose sides are multiples of four, not data of shape {shape}")
+            raise ValueError(
+                f"ConvGenerator makes images whose sides are multiples of four, not data of shape {shape}"
+            )
         colours, height, width = shape
         first = (2 * self.channels, height // 4, width // 4)
         return nn.Sequential(

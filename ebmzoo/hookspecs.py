@@ -1,8 +1,8 @@
 """What a plugin may offer.
 
 A plugin is a module named by an entry point of the group ``ebmzoo``; its functions marked with
-:data:`ebmzoo.hookimpl` are called. What ships with ebmzoo is offered through the same hooks. Importing a plugin
-module should import nothing heavy: torch belongs inside the functions.
+:data:`ebmzoo.hookimpl` are called. What ships with ebmzoo is offered through the same hooks. Importing a
+plugin module should import nothing heavy: torch belongs inside the functions.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ KINDS = ("methods", "data", "samplers", "metrics", "networks", "parts")
 def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
     """Offers classes that a gin file may name, by their kind, which is one of :data:`KINDS`.
 
-    Called once, before the first gin file is read. Every class must be a frozen dataclass, and no two may have
-    one name.
+    Called once, before the first gin file is read. Every class must be a frozen dataclass, and no two may
+    have one name.
     """
     return {}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ebmzoo.execution import everything_behind
 from ebmzoo.recipes import Samples, Trained
-from ebmzoo.store import Recipe, Store, environment
+from ebmzoo.store import DamagedArtifact, Recipe, Store, environment
 from ebmzoo.tables import Cell
 
 MARKS = {"kept": "✓", "begun": "◐", "missing": "○"}
@@ -35,7 +35,11 @@ class Plan:
 
     def text(self, store: Store) -> str:
         """Returns the tree of recipes, each with one mark for each seed, and the totals."""
-        lines = [f"{self.name} · {self.scale} scale", "✓ kept   ◐ begun   ○ missing   (one mark for each seed)", ""]
+        lines = [
+            f"{self.name} · {self.scale} scale",
+            "✓ kept   ◐ begun   ○ missing   (one mark for each seed)",
+            "",
+        ]
         shown: set[str] = set()
         for cell in self.cells:
             lines.append(f"{cell.row} · {cell.column} · {cell.metric}")
@@ -59,7 +63,12 @@ class Plan:
             for recipe in self.everything()
         ]
         cells = [
-            {"row": c.row, "column": c.column, "metric": c.metric, "scores": [score.key for score in c.scores()]}
+            {
+                "row": c.row,
+                "column": c.column,
+                "metric": c.metric,
+                "scores": [score.key for score in c.scores()],
+            }
             for c in self.cells
         ]
         return {"table": self.name, "scale": self.scale, "cells": cells, "recipes": recipes}
@@ -92,5 +101,8 @@ def _other_code(recipe: Recipe, store: Store) -> str:
     """Says so if what is kept was made by another commit; keys follow recipes, not code."""
     if store.state(recipe) != "kept":
         return ""
-    commit = store.run(recipe).get("commit")
+    try:
+        commit = store.run(recipe).get("commit")
+    except DamagedArtifact as damaged:
+        return f"  (damaged: {damaged.reason})"
     return f"  (made by other code: {commit})" if commit != environment()["commit"] else ""

@@ -1,7 +1,7 @@
 """The three kinds of things that are made: trained models, samples of them, and scores.
 
-``Trained(method, data, base)`` -> ``Samples(model, sampler, count)`` -> ``Score(subject, metric, split)``: each
-names the one before as a field, so that a score's key says everything that the number depends on.
+``Trained(method, data, base)`` -> ``Samples(model, sampler, count)`` -> ``Score(subject, metric, split)``:
+each names the one before as a field, so that a score's key says everything that the number depends on.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +26,17 @@ from ebmzoo.metrics.metric import Metric
 from ebmzoo.models import Model, counting_gradients
 from ebmzoo.runtime import progress
 from ebmzoo.samplers import Sampler, recording_chains
-from ebmzoo.store import Recipe, Store, canonical, describe, load_tensors, save_tensors, unfinished
+from ebmzoo.store import (
+    Recipe,
+    Store,
+    canonical,
+    describe,
+    load_tensors,
+    replace,
+    save_tensors,
+    unfinished,
+    write,
+)
 from ebmzoo.training import Batches, Log, Method, Referee, Selection, Stop, fit
 from ebmzoo.training.divergence import Policy
 
@@ -116,10 +128,10 @@ class Trained(Recipe):
 
         def score(model: Model, step: int) -> float:
             rng = self.rng(f"selection {step}", device)
-            training = model.training
-            samples = decoded(model.eval(), selection.sampler.draw(model, selection.count, rng))
-            model.train(training)
-            return selection.metric.value(samples, self.data, selection.split, store.get, rng)
+            with torch.random.fork_rng(), evaluating(model):
+                samples = decoded(model, selection.sampler.draw(model, selection.count, rng))
+                value = selection.metric.value(samples, self.data, selection.split, store.get, rng)
+            return finite(value, selection.metric)
 
         return Referee(selection, score)
 
@@ -192,10 +204,8 @@ class Samples(Recipe):
         }
         part = path.with_name(path.name + ".part")
         save_tensors(part, {"samples": samples})
-        part.replace(path)
-        part = record.with_name(record.name + ".part")
-        part.write_text(json.dumps(facts))
-        part.replace(record)
+        replace(part, path)
+        write(record, json.dumps(facts))
 
     def open(self, store: Store, kept: Path) -> Tensor:
         """Returns the samples, of shape (count, *), on the runtime's device."""
@@ -235,9 +245,8 @@ class Score(Recipe):
         subject = store.get(self.subject)
         began = time.monotonic()
         rng = self.rng("metric", store.runtime.torch_device())
-        value = float(self.metric.value(subject, self.subject.data, self.split, store.get, rng))
-        if not math.isfinite(value):
-            raise ValueError(f"{self.metric.label} of these samples is {value}")
+        value = self.metric.value(subject, self.subject.data, self.split, store.get, rng)
+        value = finite(value, self.metric)
         unfinished(folder, self).write_text(json.dumps({"value": value}))
         return {"seconds": round(time.monotonic() - began, 3), "protocol": self.protocol()}
 
@@ -246,7 +255,7 @@ class Score(Recipe):
         return float(json.loads(kept.read_text())["value"])
 
     def protocol(self) -> dict[str, Any]:
-        """Returns what the value depends on besides the model: two scores are comparable if these are equal."""
+        """Returns what the value depends on besides the model; scores are comparable if these are equal."""
         generated = self.subject.count if isinstance(self.subject, Samples) else None
         protocol = {
             "metric": describe(self.metric),
@@ -259,6 +268,25 @@ class Score(Recipe):
         return {"id": name, **protocol}
 
 
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Puts all of a model in evaluation mode, and each of its parts back into its own mode at the end."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def finite(value: float, metric: Metric) -> float:
+    """Returns a score, or raises ValueError if it is no finite number."""
+    if not math.isfinite(value):
+        raise ValueError(f"{metric.label} of these samples is {value}")
+    return float(value)
+
+
 @torch.no_grad()
 def decoded(model: Model, u: Tensor, chunk: int = 1000) -> Tensor:
     """Returns the data that points (N, *) decode to, a chunk at a time."""
@@ -268,5 +296,3 @@ def decoded(model: Model, u: Tensor, chunk: int = 1000) -> Tensor:
 def fingerprint(data: Tensor) -> str:
     """Returns the SHA-256 of a tensor's values."""
     return hashlib.sha256(data.cpu().contiguous().numpy().tobytes()).hexdigest()
-
-

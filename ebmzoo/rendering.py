@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ebmzoo.tables import Cell
+from ebmzoo.tables import Cell, Published
 from ebmzoo.verdicts import Judgement, Outcome, Result
 
 DAGGER = "†"
-HEADER = ("column", "metric", "row", "published", "ours", "difference", "verdict", "attempts", "seconds", "artifact")
+HEADER = (
+    "column",
+    "metric",
+    "row",
+    "published",
+    "ours",
+    "difference",
+    "verdict",
+    "attempts",
+    "seconds",
+    "artifact",
+)
+CLAIMS = "claims (ratio, with its 95 % interval over pairs of seeds; or the range, for a value to be reached)"
 RIGHT = {"published", "ours", "difference", "attempts", "seconds"}
 
 
@@ -46,17 +58,27 @@ def difference(result: Result) -> float | None:
 
 def text(outcome: Outcome) -> str:
     """Returns a table as text: the cells, the claims, what failed, and what differs from the paper."""
-    results = outcome.results
+    judged = together(outcome)
+    results = [result for result, _ in judged]
     seeds = sorted({result.cell.seeds for result in results})
     count = "/".join(map(str, seeds)) + (" seed" if seeds == [1] else " seeds")
+    mixed = mixed_places(results)
     lines = [f"{outcome.name} · {outcome.scale} scale · {count}", outcome.table.source, ""]
-    lines += _grid([_row(result, verdict) for result, verdict in zip(results, outcome.verdicts(), strict=True)])
-    lines += ["", "ours: mean ± standard deviation over seeds; seconds: all that is behind the cell, when it was made"]
+    lines += _grid([_row(result, verdict, mixed) for result, verdict in judged])
+    lines += [
+        "",
+        "ours: mean ± standard deviation over seeds; seconds: all that is behind the cell, when made",
+    ]
     if any(r.cell.published and r.cell.published.status == "unverified" for r in results):
         lines.append(f"{DAGGER} quoted from memory by somebody, seen in no source; never compared")
+    if mixed:
+        lines.append("[…] protocol of the score; numbers of different protocols must not be compared")
+    for result, verdict in judged:
+        if verdict == "underspecified" and result.cell.published:
+            lines.append(f"underspecified: {_place(result)}: {result.cell.published.underspecified}")
     if outcome.table.claims:
-        lines += ["", "claims (95 % intervals, paired by seed)", *map(claim_text, outcome.judgements())]
-    errors = dict.fromkeys(f"{r.cell.row} · {r.cell.column}: {r.error}" for r in results if r.error)
+        lines += ["", CLAIMS, *map(claim_text, outcome.judgements())]
+    errors = dict.fromkeys(f"{_place(r)}: {r.error}" for r in results if r.error)
     if errors:
         lines += ["", "failed", *(f"  {error}" for error in errors)]
     if outcome.overrides:
@@ -64,21 +86,47 @@ def text(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
+def together(outcome: Outcome) -> list[tuple[Result, str | None]]:
+    """Returns results with their verdicts, those of one column and metric one below the other."""
+    columns = list(dict.fromkeys(result.cell.column for result in outcome.results))
+    metrics = list(dict.fromkeys(result.cell.metric for result in outcome.results))
+
+    def place(judged: tuple[Result, str | None]) -> tuple[int, int]:
+        cell = judged[0].cell
+        return columns.index(cell.column), metrics.index(cell.metric)
+
+    return sorted(zip(outcome.results, outcome.verdicts(), strict=True), key=place)
+
+
+def mixed_places(results: Sequence[Result]) -> set[tuple[str, str]]:
+    """Returns the columns and metrics under which numbers of different protocols stand."""
+    protocols: dict[tuple[str, str], set[str]] = {}
+    for result in results:
+        protocols.setdefault((result.cell.column, result.cell.metric), set()).add(result.protocol)
+    return {place for place, found in protocols.items() if len(found) > 1}
+
+
 def claim_text(judgement: Judgement) -> str:
     """Returns a claim with what became of it, in one line."""
-    mark = {True: "✓ holds", False: "✗ fails", None: "? open "}[judgement.holds]
-    if judgement.ratio is None:
-        return f"  {mark}  {judgement.claim} (not enough cells were made to tell)"
-    interval = "one seed" if judgement.low is None else f"{number(judgement.low)} to {number(judgement.high)}"
-    return f"  {mark}  {judgement.claim} (ratio {number(judgement.ratio)}, {interval})"
+    mark = {True: "✓ holds", False: "✗ not shown", None: "? open"}[judgement.holds]
+    notes = [] if judgement.ratio is None else [f"ratio {number(judgement.ratio)}"]
+    if judgement.low is not None:
+        notes.append(f"{number(judgement.low)} to {number(judgement.high)}")
+    notes += [judgement.open] if judgement.open else []
+    return f"  {mark:11}  {judgement.claim}" + (f" ({', '.join(notes)})" if notes else "")
 
 
-def _row(result: Result, verdict: str | None) -> tuple[str, ...]:
+def _place(result: Result) -> str:
+    return f"{result.cell.row} · {result.cell.column}"
+
+
+def _row(result: Result, verdict: str | None, mixed: set[tuple[str, str]]) -> tuple[str, ...]:
     cell = result.cell
     artifact = result.artifacts[0] if result.artifacts else "–"
+    protocol = f" [{result.protocol}]" if (cell.column, cell.metric) in mixed else ""
     return (
         cell.column,
-        cell.metric,
+        cell.metric + protocol,
         cell.row,
         published_text(cell),
         ours_text(result),
@@ -99,7 +147,9 @@ def _grid(rows: Sequence[Sequence[str]]) -> list[str]:
             row[0] = ""
             row[1] = "" if row[1] == above[1] else row[1]
     lines = [HEADER, tuple("─" * width for width in widths), *shown]
-    return ["  ".join(_pad(*cell) for cell in zip(line, HEADER, widths, strict=True)).rstrip() for line in lines]
+    return [
+        "  ".join(_pad(*cell) for cell in zip(line, HEADER, widths, strict=True)).rstrip() for line in lines
+    ]
 
 
 def _pad(content: str, header: str, width: int) -> str:
@@ -107,25 +157,29 @@ def _pad(content: str, header: str, width: int) -> str:
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
-    """Returns a table as what JSON knows; the keys are a contract."""
+    """Returns a table as what JSON knows; the keys are a contract, and the cells keep the table's order."""
     pairs = zip(outcome.results, outcome.verdicts(), strict=True)
     return {
         "table": outcome.name,
         "source": outcome.table.source,
         "scale": outcome.scale,
         "cells": [_cell_json(result, verdict, outcome.overrides) for result, verdict in pairs],
-        "claims": [vars(judgement) for judgement in outcome.judgements()],
+        "claims": [_claim_json(judgement) for judgement in outcome.judgements()],
+    }
+
+
+def _claim_json(judgement: Judgement) -> dict[str, Any]:
+    return {
+        "claim": judgement.claim,
+        "ratio": judgement.ratio,
+        "low": judgement.low,
+        "high": judgement.high,
+        "holds": judgement.holds,
     }
 
 
 def _cell_json(result: Result, verdict: str | None, overrides: Sequence[str]) -> dict[str, Any]:
-    cell, published = result.cell, result.cell.published
-    known = None if published is None else {
-        "value": published.value,
-        "std": published.std,
-        "source": published.source,
-        "status": published.status,
-    }
+    cell = result.cell
     return {
         "row": cell.row,
         "column": cell.column,
@@ -133,15 +187,26 @@ def _cell_json(result: Result, verdict: str | None, overrides: Sequence[str]) ->
         "value": result.mean,
         "std": result.std,
         "n": len(result.values),
-        "values": list(result.values),
-        "published": known,
+        "published": _published_json(cell.published),
         "seconds": round(result.seconds, 3),
         "gradient_evaluations": result.gradient_evaluations,
         "verdict": verdict,
         "protocol": result.protocol,
         "artifact": result.artifacts[0] if result.artifacts else None,
-        "artifacts": list(result.artifacts),
         "overrides": list(overrides),
         "attempts": result.attempts,
         "error": result.error,
+        "values": list(result.values),
+        "artifacts": list(result.artifacts),
+    }
+
+
+def _published_json(published: Published | None) -> dict[str, Any] | None:
+    if published is None:
+        return None
+    return {
+        "value": published.value,
+        "std": published.std,
+        "source": published.source,
+        "status": published.status,
     }

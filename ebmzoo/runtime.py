@@ -9,10 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-
-import tqdm
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +19,10 @@ Item = TypeVar("Item")
 
 class OutOfTime(Exception):
     """The deadline has come. What was done is kept, and the same command goes on from there."""
+
+
+class UnknownDevice(ValueError):
+    """The device that was asked for is not there."""
 
 
 class Deadline:
@@ -75,12 +76,23 @@ class Runtime:
 
 def progress(items: Iterable[Item], label: str, total: int, done: int = 0) -> Iterator[Item]:
     """Yields ``items`` under a progress bar on stderr, which appears only where stderr is a terminal."""
+    import tqdm
+
     quiet = not sys.stderr.isatty()
     yield from tqdm.tqdm(
-        items, desc=label, total=total, initial=done, disable=quiet, leave=False, file=sys.stderr, mininterval=0.5
+        items,
+        desc=label,
+        total=total,
+        initial=done,
+        disable=quiet,
+        leave=False,
+        file=sys.stderr,
+        mininterval=0.5,
     )
 
 
 def say(message: str) -> None:
     """Prints a line to stderr, above any progress bar."""
+    import tqdm
+
     tqdm.tqdm.write(message, file=sys.stderr)

@@ -1,7 +1,7 @@
 """Recipes, and the shelf on which what they make is kept.
 
-A recipe is a frozen value that says everything that changes a result. Its key, the hash of its description, is
-the address of the artifact it makes; so whatever two tables share is made once, a repeated command makes
+A recipe is a frozen value that says everything that changes a result. Its key, the hash of its description,
+is the address of the artifact it makes; so whatever two tables share is made once, a repeated command makes
 nothing, and a killed one goes on where it was.
 
 A shelf holds a folder ``<kind>-<key12>`` for each artifact::
@@ -52,7 +52,8 @@ class DamagedArtifact(StoreError):
         self.folder, self.reason = folder, reason
         super().__init__(
             f"the artifact in {folder} is damaged: {reason}. It was neither used nor made again. Restore the "
-            "folder from a copy, or let `ebmzoo store prune` remove it and say the command again."
+            "folder from a copy, or remove it (`ebmzoo store prune` removes damaged artifacts), and say the "
+            "command again."
         )
 
 
@@ -72,10 +73,10 @@ def describe(value: Any) -> Any:
     field declared by :func:`~ebmzoo.fields.added` is left out while it has its default.
 
     Raises:
-        TypeError: If the value, or one within it, is no frozen dataclass, tuple, string, finite number, bool or
-            None.
+        TypeError: If the value, or one within it, is no frozen dataclass, tuple, string, finite number, bool
+            or None.
     """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if _is_frozen_dataclass(value):
         fields = {
             field.name: describe(getattr(value, field.name))
             for field in dataclasses.fields(value)
@@ -92,6 +93,11 @@ def describe(value: Any) -> Any:
     if isinstance(value, float) and value == value and abs(value) != float("inf"):
         return value
     raise TypeError(f"{value!r} cannot be part of a recipe")
+
+
+def _is_frozen_dataclass(value: Any) -> bool:
+    parameters = getattr(type(value), "__dataclass_params__", None)
+    return parameters is not None and parameters.frozen
 
 
 def canonical(description: Any) -> str:
@@ -233,17 +239,29 @@ class Store:
         Raises:
             DamagedArtifact: If it is not what was put on the shelf.
         """
+        self._check(recipe)
+        return recipe.open(self, self.folder(recipe) / recipe.artifact)
+
+    def _check(self, recipe: Recipe) -> None:
+        """Raises DamagedArtifact if what is in a recipe's folder is damaged, or is another recipe's."""
         folder = self.folder(recipe)
-        kept = inspect(folder)
-        if kept.state == "damaged":
-            raise DamagedArtifact(folder, kept.reason)
-        if kept.recipe["key"] != recipe.key:
+        found = inspect(folder)
+        if found.state == "damaged":
+            raise DamagedArtifact(folder, found.reason)
+        if found.recipe.get("key", recipe.key) != recipe.key:
             raise DamagedArtifact(folder, "it belongs to another recipe whose key begins alike")
-        return recipe.open(self, folder / recipe.artifact)
 
     def run(self, recipe: Recipe) -> dict[str, Any]:
-        """Returns the provenance of a kept artifact."""
-        record: dict[str, Any] = _read_json(self.folder(recipe) / "run.json")
+        """Returns the provenance of a kept artifact.
+
+        Raises:
+            DamagedArtifact: If it cannot be read.
+        """
+        folder = self.folder(recipe)
+        try:
+            record: dict[str, Any] = _read_json(folder / "run.json")
+        except (FileNotFoundError, ValueError):
+            raise DamagedArtifact(folder, "run.json is missing or cannot be read") from None
         return record
 
     @contextmanager
@@ -280,6 +298,7 @@ class Store:
         self.runtime.deadline.check()
         folder = self.folder(recipe)
         folder.mkdir(parents=True, exist_ok=True)
+        self._check(recipe)
         write(folder / "recipe.json", _pretty(recipe_record(recipe)))
         began = time.time()
         facts = recipe.make(self, folder)
@@ -295,8 +314,7 @@ class Store:
             "artifact": {"bytes": made.stat().st_size, "sha256": sha256_of(made)},
         }
         write(folder / "run.json", _pretty(record))
-        os.replace(made, folder / recipe.artifact)
-        _sync_folder(folder)
+        replace(made, folder / recipe.artifact)
         for path in [*folder.glob("checkpoint*"), *folder.glob("shard-*")]:
             path.unlink()
 
@@ -316,7 +334,9 @@ class Store:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise StoreError(f"{kept.folder} is in use by another process; nothing of it was removed") from None
+            raise StoreError(
+                f"{kept.folder} is in use by another process; nothing of it was removed"
+            ) from None
         try:
             shutil.rmtree(kept.folder)
         finally:
@@ -340,7 +360,9 @@ def inspect(folder: Path) -> Kept:
         recipe = _read_json(folder / "recipe.json")
         intact = recipe["key"] == hashlib.sha256(canonical(recipe["description"]).encode()).hexdigest()
     except FileNotFoundError:
-        return Kept(folder, "damaged" if list(folder.glob("artifact.*")) else "begun", "recipe.json is missing")
+        return Kept(
+            folder, "damaged" if list(folder.glob("artifact.*")) else "begun", "recipe.json is missing"
+        )
     except (ValueError, KeyError, TypeError):
         return Kept(folder, "damaged", "recipe.json cannot be read")
     if not intact or not folder.name.endswith(recipe["key"][:12]):
@@ -356,7 +378,9 @@ def inspect(folder: Path) -> Kept:
     if artifacts[0].stat().st_size != size:
         return Kept(folder, "damaged", f"{artifacts[0].name} is not {size} bytes long", recipe, run)
     if sha256_of(artifacts[0]) != digest:
-        return Kept(folder, "damaged", f"the checksum of {artifacts[0].name} is not that in run.json", recipe, run)
+        return Kept(
+            folder, "damaged", f"the checksum of {artifacts[0].name} is not that in run.json", recipe, run
+        )
     return Kept(folder, "whole", recipe=recipe, run=run)
 
 

@@ -41,6 +41,10 @@ class Published:
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise FieldError(self, "status", f"one of {', '.join(STATUSES)}")
+        if not self.source:
+            raise FieldError(self, "source", "a paper, table or page")
+        if self.std is not None:
+            not_negative(self, "std")
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,6 @@ class Cells:
         )
 
 
-
-
 @dataclass(frozen=True)
 class Better:
     """The claim that one row beats another, judged over seeds in pairs.
@@ -136,6 +138,10 @@ class Better:
     than: str
     column: str
     metric: str
+
+    def __post_init__(self) -> None:
+        if self.row == self.than:
+            raise FieldError(self, "than", "another row")
 
     def mentions(self) -> tuple[tuple[str, str, str], ...]:
         """Returns the row, column and metric of each cell that the claim is about."""
@@ -177,8 +183,8 @@ class Table:
         cells: The cells, as :class:`Cell` or :class:`Cells`.
         claims: What the paper, or we, claim of the cells.
         figures: Pictures of what the cells are made of.
-        tolerance: The relative difference from a published number that still counts as reproduced, besides the
-            interval over seeds.
+        tolerance: The relative difference from a published number that still counts as reproduced, besides
+            the interval over seeds.
     """
 
     source: str
@@ -190,13 +196,19 @@ class Table:
     def __post_init__(self) -> None:
         not_negative(self, "tolerance")
         places = [(cell.row, cell.column, cell.metric) for cell in self.flat()]
+        if not places:
+            raise FieldError(self, "cells", "one cell or more")
         for place in places:
             if places.count(place) > 1:
-                raise FieldError(self, "cells", f"one cell for each place, but {' · '.join(place)} comes twice")
+                raise FieldError(
+                    self, "cells", f"one cell for each place, but {' · '.join(place)} comes twice"
+                )
         for claim in self.claims:
             for place in claim.mentions():
                 if place not in places:
-                    raise FieldError(self, "claims", f"about cells of the table, and {' · '.join(place)} is none")
+                    raise FieldError(
+                        self, "claims", f"about cells of the table, and {' · '.join(place)} is none"
+                    )
 
     def flat(self) -> Iterator[Cell]:
         """Yields every cell."""

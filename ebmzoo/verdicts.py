@@ -60,9 +60,10 @@ class Judgement:
     Arguments:
         claim: The claim in words.
         ratio: The ratio of the better row to the other, or to the claimed value.
-        low: The lower end of its interval.
-        high: The upper end.
-        holds: Whether the claim holds; None if there are too few measurements to tell.
+        low: The lower end of its interval; or, for a value to be reached, its least ratio of any seed.
+        high: The upper end, likewise.
+        holds: Whether the claim holds; None if that cannot be told.
+        open: Why it cannot be told, or nothing.
     """
 
     claim: str
@@ -70,6 +71,7 @@ class Judgement:
     low: float | None = None
     high: float | None = None
     holds: bool | None = None
+    open: str = ""
 
 
 def half_width(values: Sequence[float]) -> float:
@@ -91,8 +93,8 @@ def verdict(result: Result, comparable: bool, tolerance: float) -> str | None:
         tolerance: The relative difference that counts as none.
 
     Returns:
-        ``reproduced``, ``better``, ``not reproduced``, ``not comparable`` or ``underspecified``; None where there
-        is nothing to judge.
+        ``reproduced``, ``better``, ``not reproduced``, ``not comparable`` or ``underspecified``; None where
+        there is nothing to judge.
     """
     published = result.cell.published
     if published is None or published.status == "unverified" or result.mean is None:
@@ -121,30 +123,35 @@ def judge(claim: Claim, results: Mapping[Place, Result]) -> Judgement:
     found = [results.get(place) for place in claim.mentions()]
     measured = [result for result in found if result is not None and result.complete]
     if len(measured) < len(found):
-        return Judgement(claim.claim)
+        return Judgement(claim.claim, open="not enough cells were made to tell")
     if isinstance(claim, Better):
         return _judge_better(claim, *measured)
     return _judge_reaches(claim, *measured)
 
 
 def _judge_better(claim: Better, row: Result, than: Result) -> Judgement:
+    if row.protocol != than.protocol:
+        return Judgement(claim.claim, open="the rows were scored by different protocols")
     if min(row.values) <= 0 or min(than.values) <= 0:
-        return Judgement(claim.claim)
-    logs = [math.log(a / b) for a, b in zip(row.values, than.values, strict=True)]
-    centre, half = statistics.fmean(logs), half_width(logs)
+        return Judgement(claim.claim, open="not all values are above zero, so they have no ratios")
+    pairs = zip(row.values, than.values, strict=False)  # seeds that only one row has are in no pair
+    logs = [math.log(a / b) for a, b in pairs]
+    ratio, half = math.exp(statistics.fmean(logs)), half_width(logs)
     if math.isinf(half):
-        return Judgement(claim.claim, math.exp(centre))
-    low, high = math.exp(centre - half), math.exp(centre + half)
+        return Judgement(claim.claim, ratio, open="one seed has no interval")
+    low, high = ratio * math.exp(-half), ratio * math.exp(half)
     holds = high < 1 if row.cell.score.metric.lower_is_better else low > 1
-    return Judgement(claim.claim, math.exp(centre), low, high, holds)
+    return Judgement(claim.claim, ratio, low, high, holds)
 
 
 def _judge_reaches(claim: Reaches, row: Result) -> Judgement:
-    ratios = [value / claim.value for value in row.values] if claim.value else [math.nan]
     if row.cell.score.metric.lower_is_better:
         holds = max(row.values) <= claim.value
     else:
         holds = min(row.values) >= claim.value
+    if claim.value == 0:
+        return Judgement(claim.claim, holds=holds)
+    ratios = [value / claim.value for value in row.values]
     return Judgement(claim.claim, statistics.fmean(ratios), min(ratios), max(ratios), holds)
 
 

@@ -90,7 +90,7 @@ def test_both_equal_their_definitions(steps: int, count: int, rho: float):
 
 
 def test_rhat_of_independent_draws_has_the_law_of_an_analysis_of_variance():
-    """The means' variance over that within, of normal draws, is an F variable: both tails are known exactly."""
+    """Of normal draws, the variance of means over that within is an F variable, whose tails are known."""
     steps, count = 200, 20
     chains = torch.randn(steps, count, generator=generator(1), dtype=torch.float64)
     half, halves = steps // 2, 2 * count
@@ -137,9 +137,9 @@ def test_chains_that_stand_still():
 
 
 def allowed(rho: float, count: int) -> float:
-    r"""The relative error of an integrated autocorrelation time, :math:`\sqrt{2 (2 M + 1) / N}` (Madras & Sokal).
+    r"""The relative error of an integrated autocorrelation time, :math:`\sqrt{2 (2 M + 1) / N}`.
 
-    M is the lag at which autocorrelations sink into their own noise.
+    So Madras & Sokal (1988); M is the lag at which autocorrelations sink into their own noise.
     """
     window = 3 + math.log(math.sqrt(count)) / -math.log(max(abs(rho), 0.05))
     return Z * math.sqrt(2 * (2 * window + 1) / count)

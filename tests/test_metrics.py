@@ -36,7 +36,7 @@ from ebmzoo.metrics import (
     SlicedWasserstein,
     check_finite,
 )
-from ebmzoo.metrics.fidelity import check_options, eight_bit, registered
+from ebmzoo.metrics.extraction import check_options, eight_bit, registered
 from ebmzoo.models import Model, StandardNormal
 from ebmzoo.store import Recipe, Store, canonical, describe
 

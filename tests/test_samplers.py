@@ -689,7 +689,7 @@ def documented() -> dict[str, tuple[Kernel, float | None]]:
 
 
 def potential(z: Tensor) -> Tensor:
-    """The sources' U, or their E where there is no prior: smooth, not symmetric, steep enough to be clipped."""
+    """The sources' U, or E where there is no prior: smooth, not symmetric, steep enough to be clipped."""
     return 0.5 * z.square().sum(1) + (1.7 * z[:, 0] - 0.4).sin() + 0.3 * (z[:, 1] * z[:, 0]).cos()
 
 

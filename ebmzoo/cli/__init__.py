@@ -14,7 +14,7 @@ from ebmzoo.cli.errors import Group
 def main() -> None:
     """Reproduce and compare energy-based models.
 
-    ``ebmzoo list`` shows the tables; ``ebmzoo reproduce TABLE`` makes one. What is made is kept in a store and
+    `ebmzoo list` shows the tables; `ebmzoo reproduce TABLE` makes one. What is made is kept in a store and
     never made twice; a killed command goes on when it is said again.
 
     Exit codes: 0 all made; 1 something failed; 2 the request is wrong; 75 stopped in time with work left.

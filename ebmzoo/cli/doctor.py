@@ -11,7 +11,7 @@ import click
 
 from ebmzoo.cli.errors import FAILED
 from ebmzoo.cli.options import debug_option, store_option
-from ebmzoo.config import plugins, tables
+from ebmzoo.config import classes, plugins, tables
 
 Finding = tuple[bool, str, str]
 
@@ -20,9 +20,11 @@ Finding = tuple[bool, str, str]
 @store_option
 @debug_option
 @click.pass_context
-def doctor(context: click.Context, root: Path, debug: bool) -> None:
-    """Say what this machine has, and what is missing; exit 1 if something will fail."""
-    del debug
+def doctor(context: click.Context, root: Path) -> None:
+    """Say what this machine has and what it lacks.
+
+    Exits with 1 if something will fail for it.
+    """
     well = True
     for check in (_versions, _devices, _plugins, _compiler, lambda: _store(root), _data):
         for fine, name, finding in check():
@@ -48,10 +50,12 @@ def _devices() -> Iterator[Finding]:
 
 
 def _plugins() -> Iterator[Finding]:
+    found = sorted(tables())
+    classes()  # which may find that a plugin is broken
     for plugin in plugins():
         finding = plugin.error or f"{plugin.distribution} {plugin.version}"
         yield plugin.error is None, "plugin", f"{plugin.name}: {finding}"
-    yield bool(tables()), "tables", ", ".join(sorted(tables())) or "none found"
+    yield bool(found), "tables", ", ".join(found) or "none found"
 
 
 def _compiler() -> Iterator[Finding]:

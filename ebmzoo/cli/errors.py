@@ -5,61 +5,89 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any
 
 import click
 
 from ebmzoo.config import ConfigError
-from ebmzoo.runtime import Deadline, OutOfTime
+from ebmzoo.runtime import Deadline, OutOfTime, UnknownDevice
 
 FAILED, WRONG, OUT_OF_TIME = 1, 2, 75
+
+DEBUG = "ebmzoo.debug"
+"""The key of a context's ``meta`` that says whether errors come with their traceback."""
+
+
+class WrongRequest(click.ClickException):
+    """A request that the command line itself cannot read."""
+
+    exit_code = WRONG
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Prints the paragraph to stderr."""
+        del file
+        complain(self.message)
 
 
 class Group(click.Group):
     """A group of commands whose errors are paragraphs."""
 
-    def invoke(self, context: click.Context) -> Any:
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Reads the words before the command's name."""
+        with _one_paragraph():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
         """Runs the command that was asked for."""
         try:
-            return super().invoke(context)
+            with _one_paragraph():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except OutOfTime:
             say_out_of_time()
-            context.exit(OUT_OF_TIME)
+            ctx.exit(OUT_OF_TIME)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            context.exit(FAILED)
+            ctx.exit(FAILED)
         except Exception as error:
-            if "--debug" in sys.argv:
+            if debugging():
                 raise
-            complain(_paragraph(error))
-            context.exit(WRONG if _is_wrong(error) else FAILED)
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """Returns a command, or fails with the nearest name."""
-        command = super().get_command(context, name)
-        if command is None:
-            from ebmzoo.config import nearest
-
-            raise click.UsageError(f"there is no command {name!r}{nearest(name, self.list_commands(context))}")
-        return command
+            complain(paragraph(error))
+            ctx.exit(WRONG if isinstance(error, ConfigError | UnknownDevice) else FAILED)
 
 
-def _is_wrong(error: Exception) -> bool:
-    from ebmzoo.execution import UnknownDevice
+@contextmanager
+def _one_paragraph() -> Iterator[None]:
+    """Tells what click finds wrong in one paragraph, without the lines on usage that it puts above."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        words = " ".join(error.format_message().split()).rstrip(".")
+        command = error.ctx.command_path if error.ctx else "ebmzoo"
+        raise WrongRequest(f"{words}; `{command} --help` says what there is") from None
 
-    return isinstance(error, ConfigError | UnknownDevice)
 
-
-def _paragraph(error: Exception) -> str:
+def paragraph(error: Exception) -> str:
+    """Returns an error in one paragraph."""
     if isinstance(error, OSError) and error.errno:
         where = f": {error.filename}" if error.filename else ""
-        return f"{os.strerror(error.errno)}{where}. What was made is kept; mend the cause and say the command again."
+        words = f"{os.strerror(error.errno)}{where}"
+        return f"{words}. What was made is kept; mend the cause and say the command again."
     kind = type(error)
     ours = kind.__module__.startswith("ebmzoo")
     words = " ".join(str(error).split())
     return words if ours else f"{kind.__name__}: {words} (say it again with --debug for the traceback)"
+
+
+def debugging() -> bool:
+    """Whether errors come with their traceback."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.meta.get(DEBUG, False)
 
 
 def complain(message: str) -> None:
@@ -77,8 +105,12 @@ def say_out_of_time() -> None:
     click.echo("stopped in time, with work left; say the same command again to go on", err=True)
 
 
-def stop_on_signals(deadline: Deadline) -> None:
-    """Lets the first interrupt or termination stop work cleanly; a second one ends the process at once."""
+def stop_on_signals(deadline: Deadline) -> Callable[[], None]:
+    """Lets the first interrupt or termination stop work cleanly; a second one ends the process at once.
+
+    Returns:
+        What puts back what the signals did before.
+    """
 
     def stop(number: int, frame: object) -> None:
         del frame
@@ -86,5 +118,10 @@ def stop_on_signals(deadline: Deadline) -> None:
         signal.signal(number, signal.SIG_DFL)
         click.echo("stopping at the next safe point; once more to stop now", err=True)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def put_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    return put_back

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ebmzoo.cli.options import debug_option, json_option, warn_of_broken_plugins
-from ebmzoo.config import SCALES, classes, plugins, tables
+from ebmzoo.config import SCALES, Plugin, classes, plugins, tables
 from ebmzoo.hookspecs import KINDS
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(["tables", "plugins", *KINDS]), default="tables")
+@click.argument("what", type=click.Choice(["tables", "plugins", *KINDS]), default="tables", metavar="[WHAT]")
 @json_option
 @debug_option
-def list_(what: str, as_json: bool, debug: bool) -> None:
-    """List tables (the default), plugins, or classes that gin files may name."""
-    del debug
-    warn_of_broken_plugins()
+def list_(what: str, as_json: bool) -> None:
+    """List tables, plugins or classes.
+
+    WHAT is tables (the default), plugins, or the kind of the classes that gin files may name: methods, data,
+    samplers, metrics, networks or parts.
+    """
     rows = {"tables": _tables, "plugins": _plugins}.get(what, lambda: _classes(what))()
+    warn_of_broken_plugins()
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
-        click.echo(f"{row['name']:{width}}  {row['about']}")
+        click.echo(f"{row['name']:{width}}  {row['about']}".rstrip())
 
 
 def _tables() -> list[dict[str, Any]]:
@@ -39,7 +45,7 @@ def _tables() -> list[dict[str, Any]]:
 
 def _first_comment(path: Path) -> str:
     """Returns what the first line of a gin file says of the table."""
-    first, *_ = path.read_text(encoding="utf-8").splitlines() or [""]
+    first, *_ = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
@@ -48,14 +54,13 @@ def _scales(path: Path) -> list[str]:
 
 
 def _plugins() -> list[dict[str, Any]]:
-    return [
-        {
-            "name": plugin.name,
-            "about": f"{plugin.distribution} {plugin.version}" + (f", broken: {plugin.error}" if plugin.error else ""),
-            "error": plugin.error,
-        }
-        for plugin in plugins()
-    ]
+    tables()  # which may find that a plugin is broken
+    return [{"name": plugin.name, "about": _state(plugin), "error": plugin.error} for plugin in plugins()]
+
+
+def _state(plugin: Plugin) -> str:
+    broken = f", broken: {plugin.error}" if plugin.error else ""
+    return f"{plugin.distribution} {plugin.version}{broken}"
 
 
 def _classes(kind: str) -> list[dict[str, Any]]:
@@ -66,4 +71,27 @@ def _classes(kind: str) -> list[dict[str, Any]]:
 
 
 def _summary(cls: type) -> str:
-    return (cls.__doc__ or "").strip().partition("\n")[0]
+    """Returns the first paragraph of a docstring, as a terminal shows it."""
+    first, *_ = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
+    return plain(" ".join(first.split()))
+
+
+def plain(text: str) -> str:
+    """Returns a line of a docstring without its markup, and with its formulas in plain letters."""
+    text = re.sub(r":math:`([^`]*)`", lambda found: _plain_formula(found[1]), text)
+    text = re.sub(r":\w+:`~?(?:[\w.]*\.)?([^`]*)`", r"\1", text)
+    return text.replace("``", "")
+
+
+def _plain_formula(formula: str) -> str:
+    formula = re.sub(r"\\(?:mathcal|mathrm|text|mathbb)\{([^}]*)\}", r"\1", formula)
+    formula = re.sub(r"\\[,;:! ]", " ", formula).replace(r"\mid", "|")
+    return " ".join(re.sub(r"\\(\w+)", lambda found: _letter(found[1]), formula).split())
+
+
+def _letter(name: str) -> str:
+    """Returns the Greek letter of a name, or the name."""
+    try:
+        return unicodedata.lookup(f"GREEK SMALL LETTER {name}")
+    except KeyError:
+        return name

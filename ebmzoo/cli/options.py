@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ebmzoo.cli.errors import stop_on_signals, warn
-from ebmzoo.config import SCALES, ConfigError, nearest, plugins
+from ebmzoo.cli.errors import DEBUG, stop_on_signals, warn
+from ebmzoo.config import SCALES, ConfigError, load, nearest, plugins, tables
 
 if TYPE_CHECKING:
     from ebmzoo.config import Configured
@@ -52,8 +52,6 @@ class TableName(click.ParamType):
         """Returns the tables whose names begin as typed."""
         from click.shell_completion import CompletionItem
 
-        from ebmzoo.config import tables
-
         return [CompletionItem(name) for name in sorted(tables()) if name.startswith(incomplete)]
 
 
@@ -61,11 +59,19 @@ def _stack(*decorators: Callable[[Function], Function]) -> Callable[[Function], 
     return lambda function: functools.reduce(lambda inner, add: add(inner), reversed(decorators), function)
 
 
+def _remember_debug(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    del parameter
+    context.meta[DEBUG] = value
+
+
 store_option = click.option(
-    "--store", "root", type=click.Path(path_type=Path), envvar="EBMZOO_STORE", default=Path("artifacts"),
-    show_default=True, metavar="DIR", help="Where artifacts are kept (EBMZOO_STORE).",
+    "--store", "root", type=click.Path(path_type=Path, file_okay=False), envvar="EBMZOO_STORE", metavar="DIR",
+    default=Path("artifacts"), show_default=True, help="Where artifacts are kept (EBMZOO_STORE).",
 )  # fmt: skip
-debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+debug_option = click.option(
+    "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_remember_debug,
+    help="Show the traceback of an error.",
+)  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 tables_argument = click.argument("names", metavar="TABLE...", nargs=-1, required=True, type=TableName())
 
@@ -74,27 +80,36 @@ table_options = _stack(
         "--scale", type=click.Choice(SCALES), default="laptop", show_default=True,
         help="How much compute: the paper's, a laptop's, or a smoke test's.",
     ),
-    click.option("--set", "sets", multiple=True, metavar="BINDING", help="scope/Class.field=value; repeatable."),
+    click.option(
+        "--set", "sets", multiple=True, metavar="BINDING",
+        help="A binding scope/Class.field=value that comes last; repeatable.",
+    ),
     click.option("--gin", "files", multiple=True, metavar="FILE", help="A further gin file; repeatable."),
     store_option,
     click.option(
-        "--data", type=click.Path(path_type=Path), envvar="EBMZOO_DATA", metavar="DIR",
-        help="Where data sets are that are not built in (EBMZOO_DATA).",
+        "--data", type=click.Path(path_type=Path, exists=True, file_okay=False), envvar="EBMZOO_DATA",
+        metavar="DIR", help="Where data sets are that are not built in (EBMZOO_DATA).",
     ),
     debug_option,
 )  # fmt: skip
 
 cell_options = _stack(
-    click.option("--rows", multiple=True, metavar="GLOB", help="Only rows like this; repeatable, or with commas."),
+    click.option(
+        "--rows", multiple=True, metavar="GLOB", help="Only rows like this; repeatable, or with commas."
+    ),
     click.option("--columns", multiple=True, metavar="GLOB", help="Only columns like this; likewise."),
-    click.option("--seeds", type=click.IntRange(1), metavar="N", help="Seeds for each cell, instead of the table's."),
+    click.option(
+        "--seeds", type=click.IntRange(1), metavar="N", help="Seeds for each cell, instead of the table's."
+    ),
 )
 
 runtime_options = _stack(
-    click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:<i>."),
+    click.option(
+        "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:<i>."
+    ),
     click.option(
         "--compile/--no-compile", "compiled", default=False,
-        help="Compile the gradients that chains take: about 25 s for each network on a CPU, then faster steps.",
+        help="Compile the chains' gradients: some 25 s for each network on a CPU, then faster steps.",
     ),
     click.option("--time-limit", type=Duration(), metavar="TIME", help="Stop cleanly after 30s, 9m or 1.5h."),
 )  # fmt: skip
@@ -107,16 +122,21 @@ def warn_of_broken_plugins() -> None:
             warn(f"plugin {plugin.name} of {plugin.distribution} is left out: {plugin.error}")
 
 
-def configure(name: str, scale: str, sets: tuple[str, ...], files: tuple[str, ...], data: Path | None) -> Configured:
-    """Returns a table as it was asked for."""
+def configure(
+    names: Sequence[str], scale: str, sets: Sequence[str], files: Sequence[str], data: Path | None
+) -> list[Configured]:
+    """Returns tables as they were asked for."""
     if data is not None:
         os.environ["EBMZOO_DATA"] = str(data)
-    from ebmzoo.config import load
+    try:
+        return [load(name, scale, sets, [Path(file) for file in files]) for name in names]
+    finally:
+        warn_of_broken_plugins()
 
-    return load(name, scale, sets, [Path(file) for file in files])
 
-
-def cells_of(configured: Configured, rows: tuple[str, ...], columns: tuple[str, ...], seeds: int | None) -> list[Cell]:
+def cells_of(
+    configured: Configured, rows: Sequence[str], columns: Sequence[str], seeds: int | None
+) -> list[Cell]:
     """Returns the cells that were asked for.
 
     Raises:
@@ -134,17 +154,19 @@ def cells_of(configured: Configured, rows: tuple[str, ...], columns: tuple[str, 
     return cells
 
 
-def _patterns(options: tuple[str, ...]) -> list[str]:
+def _patterns(options: Sequence[str]) -> list[str]:
     return [pattern.strip() for option in options for pattern in option.split(",")]
 
 
-def open_store(root: Path, device: str = "cpu", compiled: bool = False, time_limit: float | None = None) -> Store:
+def open_store(
+    root: Path, device: str = "cpu", compiled: bool = False, time_limit: float | None = None
+) -> Store:
     """Returns the store, with how work is to be done."""
     from ebmzoo.execution import device_named
     from ebmzoo.runtime import Deadline, Runtime
     from ebmzoo.store import Store
 
-    deadline = Deadline(time_limit)
-    stop_on_signals(deadline)
+    device, deadline = device_named(device), Deadline(time_limit)
+    click.get_current_context().call_on_close(stop_on_signals(deadline))
     command = " ".join(["ebmzoo", *sys.argv[1:]])
-    return Store(root, Runtime(device_named(device), compiled, deadline, command))
+    return Store(root, Runtime(device, compiled, deadline, command))

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ebmzoo.cli.options import (
     TableName,
-    cells_of,
     configure,
     open_store,
     runtime_options,
     table_options,
-    warn_of_broken_plugins,
 )
 from ebmzoo.cli.tables import note_references, table_folder
-from ebmzoo.config import ConfigError
+from ebmzoo.config import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ebmzoo.config import Configured
+    from ebmzoo.recipes import Samples
 
 
 @click.command()
 @click.argument("name", metavar="TABLE", type=TableName())
 @click.option("--row", required=True, help="The row whose model is sampled.")
 @click.option("--column", required=True, help="The column.")
-@click.option("--count", type=click.IntRange(1), default=64, show_default=True, help="The number of samples.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which of the table's seeds.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="A .png, or .npy for numbers.")
+@click.option("--count", type=click.IntRange(1), default=64, show_default=True, help="How many samples.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Which of the table's seeds, from 0."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False, writable=True), required=True, metavar="FILE",
+    help="A .png for a picture, or a .npy for numbers.",
+)  # fmt: skip
 @table_options
 @runtime_options
 def sample(
@@ -41,41 +52,62 @@ def sample(
     files: tuple[str, ...],
     root: Path,
     data: Path | None,
-    debug: bool,
     device: str,
     compiled: bool,
     time_limit: float | None,
 ) -> None:
-    """Draw samples of a row's model, which is trained first if need be."""
-    del debug
-    if out.suffix not in (".png", ".npy"):
-        raise ConfigError(f"--out {out} should end in .png for a picture or .npy for the numbers")
-    if not out.resolve().parent.is_dir():
-        raise ConfigError(f"--out {out} is in a folder that does not exist; make it first")
-    warn_of_broken_plugins()
-    configured = configure(name, scale, sets, files, data)
-    from ebmzoo.recipes import Samples
+    """Draw samples of a row's model.
 
-    subjects = [cell.score.subject for cell in cells_of(configured, (row,), (column,), None)]
-    drawn = [subject for subject in subjects if isinstance(subject, Samples)]
-    if not drawn:
-        raise ConfigError(f"{row} · {column} of {name} scores a model without drawing samples")
-    recipe = dataclasses.replace(drawn[0].reseeded(seed), count=count)
+    The model is trained first if need be, and the samples are kept like any others.
+    """
+    _check_out(out)
+    [configured] = configure([name], scale, sets, files, data)
+    from ebmzoo import figures
+    from ebmzoo.execution import everything_behind
+
+    recipe = _recipe(configured, row, column, seed, count)
+    if out.suffix == ".png" and not figures.drawable(recipe.data.shape):
+        shape = recipe.data.shape
+        raise ConfigError(f"--out {out}: data of shape {shape} have no picture; name a .npy for the numbers")
     store = open_store(root, device, compiled, time_limit)
     folder = table_folder(root, configured)
     folder.mkdir(parents=True, exist_ok=True)
-    note_references(folder / "references.json", [recipe.key, *(need.key for need in recipe.needs())])
+    note_references(folder / "references.json", [each.key for each in everything_behind([recipe])])
     _write(store.get(recipe), f"{name} · {row} · {column}", out)
     click.echo(str(out))
 
 
-def _write(points: object, title: str, out: Path) -> None:
+def _check_out(out: Path) -> None:
+    folder = out.resolve().parent
+    if out.suffix not in (".png", ".npy"):
+        raise ConfigError(f"--out {out} should end in .png for a picture or .npy for the numbers")
+    if not folder.is_dir():
+        raise ConfigError(f"--out {out} is in a folder that does not exist; make it first")
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"--out {out} is in a folder that cannot be written; name another")
+
+
+def _recipe(configured: Configured, row: str, column: str, seed: int, count: int) -> Samples:
+    """Returns the samples of one row and column, of another number and seed."""
+    from ebmzoo.recipes import Samples
+
+    cells = list(configured.table.flat())
+    subjects = [cell.score.subject for cell in cells if (cell.row, cell.column) == (row, column)]
+    if not subjects:
+        there = list(dict.fromkeys(f"{cell.row} · {cell.column}" for cell in cells))
+        hint = nearest(f"{row} · {column}", there) or f"; there are {', '.join(there)}"
+        raise ConfigError(f"{configured.name} has no row {row!r} with a column {column!r}{hint}")
+    drawn = [subject for subject in subjects if isinstance(subject, Samples)]
+    if not drawn:
+        raise ConfigError(f"{row} · {column} of {configured.name} scores a model without drawing samples")
+    return dataclasses.replace(drawn[0].reseeded(seed), count=count)
+
+
+def _write(points: Tensor, title: str, out: Path) -> None:
     import numpy
-    import torch
 
     from ebmzoo import figures
 
-    assert isinstance(points, torch.Tensor)
     if out.suffix == ".npy":
         numpy.save(out, points.cpu().numpy())
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ebmzoo.cli.errors import FAILED
+from ebmzoo.cli.errors import FAILED, complain
 from ebmzoo.cli.options import debug_option, json_option, store_option
 from ebmzoo.config import ConfigError
 
@@ -25,9 +25,8 @@ def store() -> None:
 @store_option
 @json_option
 @debug_option
-def list_(root: Path, as_json: bool, debug: bool) -> None:
+def list_(root: Path, as_json: bool) -> None:
     """List every artifact with its state, size and age."""
-    del debug
     contents = _existing(root).contents()
     if as_json:
         click.echo(json.dumps([_document(kept) for kept in contents], indent=1))
@@ -35,7 +34,9 @@ def list_(root: Path, as_json: bool, debug: bool) -> None:
     for kept in contents:
         size, when = f"{kept.bytes / 1e6:.1f} MB", kept.run.get("finished", "")
         seconds = f"{kept.run['seconds']:.0f} s" if "seconds" in kept.run else ""
-        click.echo(f"{kept.folder.name:24}  {kept.state:8}{size:>10}  {seconds:>8}  {when}  {kept.reason}".rstrip())
+        click.echo(
+            f"{kept.folder.name:24}  {kept.state:8}{size:>10}  {seconds:>8}  {when}  {kept.reason}".rstrip()
+        )
     total = sum(kept.bytes for kept in contents)
     click.echo(f"{len(contents)} artifacts, {total / 1e6:.1f} MB, in {root}", err=True)
 
@@ -45,9 +46,11 @@ def list_(root: Path, as_json: bool, debug: bool) -> None:
 @json_option
 @debug_option
 @click.pass_context
-def verify(context: click.Context, root: Path, as_json: bool, debug: bool) -> None:
-    """Compare every artifact with its checksum; exit 1 if any is damaged."""
-    del debug
+def verify(context: click.Context, root: Path, as_json: bool) -> None:
+    """Compare every artifact with its checksum.
+
+    Exits with 1 if any is damaged.
+    """
     contents = _existing(root).contents()
     damaged = [kept for kept in contents if kept.state == "damaged"]
     if as_json:
@@ -66,9 +69,15 @@ def verify(context: click.Context, root: Path, as_json: bool, debug: bool) -> No
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @debug_option
-def prune(root: Path, yes: bool, dry_run: bool, debug: bool) -> None:
-    """Remove what is damaged, and what no table needs that was ever reproduced in this store."""
-    del debug
+@click.pass_context
+def prune(context: click.Context, root: Path, yes: bool, dry_run: bool) -> None:
+    """Remove what is damaged or needed by no table.
+
+    The tables are those that were ever asked for in this store, at any scale. Asks before it removes
+    anything. Exits with 1 if something could not be removed, because another process is at work in it.
+    """
+    from ebmzoo.store import StoreError
+
     shelf = _existing(root)
     doomed = _prunable(shelf)
     for kept, why in doomed:
@@ -79,9 +88,15 @@ def prune(root: Path, yes: bool, dry_run: bool, debug: bool) -> None:
         return
     if not yes:
         click.confirm(f"remove these {len(doomed)} folders?", abort=True)
+    removed = 0
     for kept, _ in doomed:
-        shelf.remove(kept)
-    click.echo(f"removed {len(doomed)} folders")
+        try:
+            shelf.remove(kept)
+            removed += 1
+        except StoreError as error:
+            complain(str(error))
+    click.echo(f"removed {removed} folders")
+    context.exit(0 if removed == len(doomed) else FAILED)
 
 
 def _prunable(shelf: Store) -> list[tuple[Kept, str]]:
@@ -91,7 +106,9 @@ def _prunable(shelf: Store) -> list[tuple[Kept, str]]:
         try:
             needed.update(json.loads(path.read_text()))
         except ValueError:
-            raise ConfigError(f"{path} cannot be read, so nothing tells what is needed; remove that file first") from None
+            raise ConfigError(
+                f"{path} cannot be read, so nothing tells what is needed; remove that file first"
+            ) from None
     doomed = []
     for kept in shelf.contents():
         if kept.state == "damaged":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ebmzoo.cli.errors import FAILED, OUT_OF_TIME, say_out_of_time
+from ebmzoo.cli.errors import FAILED, OUT_OF_TIME, complain, debugging, paragraph, say_out_of_time
 from ebmzoo.cli.options import (
     cell_options,
     cells_of,
@@ -19,7 +19,6 @@ from ebmzoo.cli.options import (
     runtime_options,
     table_options,
     tables_argument,
-    warn_of_broken_plugins,
 )
 
 if TYPE_CHECKING:
@@ -32,26 +31,29 @@ if TYPE_CHECKING:
 @tables_argument
 @table_options
 @cell_options
+@runtime_options
 @json_option
-@click.pass_context
 def plan(
-    context: click.Context,
     names: tuple[str, ...],
     scale: str,
     sets: tuple[str, ...],
     files: tuple[str, ...],
     root: Path,
     data: Path | None,
-    debug: bool,
     rows: tuple[str, ...],
     columns: tuple[str, ...],
     seeds: int | None,
+    device: str,
+    compiled: bool,
+    time_limit: float | None,
     as_json: bool,
 ) -> None:
-    """Show what would be made, and what is kept already. Makes nothing."""
-    del debug, context
-    warn_of_broken_plugins()
-    asked = [configure(name, scale, sets, files, data) for name in names]
+    """Show what would be made; make nothing.
+
+    Takes all options of `ebmzoo reproduce`; those that change no number change nothing here.
+    """
+    del device, compiled, time_limit
+    asked = configure(names, scale, sets, files, data)
     from ebmzoo.plans import Plan
     from ebmzoo.store import Store
 
@@ -78,7 +80,6 @@ def reproduce(
     files: tuple[str, ...],
     root: Path,
     data: Path | None,
-    debug: bool,
     rows: tuple[str, ...],
     columns: tuple[str, ...],
     seeds: int | None,
@@ -87,15 +88,18 @@ def reproduce(
     time_limit: float | None,
     as_json: bool,
 ) -> None:
-    """Make every cell of tables that is not kept yet, and print them beside what was published."""
-    warn_of_broken_plugins()
-    asked = [configure(name, scale, sets, files, data) for name in names]
+    """Make tables and print them.
+
+    Makes every cell that is not kept yet, and prints it beside what was published. What is printed is also
+    written into the store, with the table's pictures.
+    """
+    asked = configure(names, scale, sets, files, data)
     chosen = [cells_of(each, rows, columns, seeds) for each in asked]
     store = open_store(root, device, compiled, time_limit)
     failed = late = False
     documents = []
     for configured, cells in zip(asked, chosen, strict=True):
-        document, table_failed, table_late = _reproduce(configured, cells, store, debug, as_json)
+        document, table_failed, table_late = _reproduce(configured, cells, store, as_json)
         documents.append(document)
         failed, late = failed or table_failed, late or table_late
     if as_json:
@@ -106,10 +110,10 @@ def reproduce(
 
 
 def _reproduce(
-    configured: Configured, cells: list[Cell], store: Store, debug: bool, as_json: bool
+    configured: Configured, cells: list[Cell], store: Store, as_json: bool
 ) -> tuple[dict[str, Any], bool, bool]:
-    """Makes a table; returns it as JSON, and whether any cell failed and time ran out."""
-    from ebmzoo import figures, rendering
+    """Makes a table; returns it as JSON, whether anything of it failed, and whether time ran out."""
+    from ebmzoo import rendering
     from ebmzoo.execution import everything_behind, measure
     from ebmzoo.store import write
     from ebmzoo.verdicts import Outcome
@@ -118,7 +122,7 @@ def _reproduce(
     folder.mkdir(parents=True, exist_ok=True)
     behind = everything_behind([score for cell in cells for score in cell.scores()])
     note_references(folder / "references.json", [recipe.key for recipe in behind])
-    measured = measure(cells, store, debug)
+    measured = measure(cells, store, debug=debugging())
     outcome = Outcome(
         configured.name, configured.scale, configured.table, tuple(measured.results), configured.overrides
     )
@@ -127,15 +131,30 @@ def _reproduce(
     write(folder / "table.txt", rendering.text(outcome) + "\n")
     if not as_json:
         click.echo(rendering.text(outcome))
-    if not measured.out_of_time:
-        for path in figures.due(configured.table.figures, store, folder):
-            click.echo(f"figure: {path}", err=as_json)
-    return document, measured.failed, measured.out_of_time
+    drawn = measured.out_of_time or _draw(configured, store, folder, to_stderr=as_json)
+    return document, measured.failed or not drawn, measured.out_of_time
+
+
+def _draw(configured: Configured, store: Store, folder: Path, to_stderr: bool) -> bool:
+    """Draws the figures that are due; returns whether none of them failed."""
+    from ebmzoo import figures
+
+    well = True
+    for figure in configured.table.figures:
+        try:
+            for path in figures.due([figure], store, folder):
+                click.echo(f"figure: {path}", err=to_stderr)
+        except (ValueError, RuntimeError, OSError) as error:
+            if debugging():
+                raise
+            complain(f"figure {figure.name}: {paragraph(error)}")
+            well = False
+    return well
 
 
 def table_folder(root: Path, configured: Configured) -> Path:
     """Returns where a table's text, JSON and figures go; one folder for each set of bindings."""
-    slug = configured.name.removesuffix(".gin").replace("/", "-").strip("-.")
+    slug = configured.name.removesuffix(".gin").replace("/", "-").strip("-.")[-80:]
     digest = hashlib.sha256("\n".join(configured.bindings).encode()).hexdigest()
     return root / "tables" / f"{slug}.{configured.scale}.{digest[:8]}"
 

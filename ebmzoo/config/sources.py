@@ -41,7 +41,7 @@ def tables() -> dict[str, Path]:
 def _tables_in(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.glob("*/*.gin")):
         paper = path.parent.name
-        if "." not in path.stem and paper != "bases" and not paper.startswith("."):
+        if "." not in path.stem and paper != "bases" and not paper.startswith(".") and path.is_file():
             yield f"{paper}/{path.stem}", path
 
 

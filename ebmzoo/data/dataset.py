@@ -31,7 +31,7 @@ class Dataset(ABC):
         """
 
     def labels(self, split: str) -> Tensor | None:
-        """Returns the class of each datum of a split, of shape (N,) as int64, or None if there are no classes."""
+        """Returns the class of each datum of a split, of shape (N,) as int64, or None without classes."""
         return None
 
 

@@ -41,7 +41,7 @@ class Metric(ABC):
 
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
-        """Returns what besides the samples' number moves the value: sizes, extractor, kernel, library versions."""
+        """Returns what moves the value besides the number of samples: sizes, extractor, kernel, versions."""
 
 
 def check_finite(samples: Tensor) -> None:

@@ -51,8 +51,8 @@ def effective_sample_size(chains: Tensor) -> float:
 
     :math:`S B / (1 + 2 \sum_t \hat\rho_t)`, with autocorrelations :math:`\hat\rho_t` over the split chains,
     summed until the sums of neighbouring pairs turn negative and made to decrease (Geyer's initial monotone
-    sequence; the first pair always counts). Antithetic chains tell more than as many independent draws; no more
-    than some :math:`\log_{10}(S B)` times as much is believed.
+    sequence; the first pair always counts). Antithetic chains tell more than as many independent draws; no
+    more than some :math:`\log_{10}(S B)` times as much is believed.
 
     Arguments:
         chains: A scalar recorded along B chains for S steps, of shape (S, B), S at least 4.

@@ -8,12 +8,14 @@ slices, thins, logs and stops.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
 
 from ebmzoo.models import Target
+
+S = TypeVar("S")
 
 
 class State(NamedTuple):
@@ -44,22 +46,25 @@ class Info(NamedTuple):
 
 
 @runtime_checkable
-class Kernel(Protocol):
-    """A Markov kernel."""
+class Kernel(Protocol[S]):
+    """A Markov kernel. Its state is a :class:`State`, or a tuple that has its fields and more."""
 
-    def init(self, position: Tensor, target: Target) -> State:
+    def init(self, position: Tensor, target: Target) -> S:
         """Returns the state of chains that are at ``position``, of shape (B, *)."""
         ...
 
-    def step(self, state: State, target: Target, rng: Generator) -> tuple[State, Info]:
+    def step(self, state: S, target: Target, rng: Generator) -> tuple[S, Info]:
         """Moves every chain once."""
         ...
 
 
-def accepted(state: State) -> Info:
-    """Returns the information of a step that accepted every proposal and has no box."""
-    one = state.log_prob.new_ones(())
-    return Info(one.expand(len(state.log_prob)), (one - 1).expand(len(state.log_prob)))
+def accepted(log_prob: Tensor) -> Info:
+    """Returns the information of a step that accepted every proposal and has no box.
+
+    Arguments:
+        log_prob: The log-densities after the step, of shape (B,).
+    """
+    return Info(torch.ones_like(log_prob), torch.zeros_like(log_prob))
 
 
 def noise_like(position: Tensor, rng: Generator) -> Tensor:
@@ -70,9 +75,7 @@ def noise_like(position: Tensor, rng: Generator) -> Tensor:
     return torch.randn(position.shape, generator=rng, device=position.device, dtype=position.dtype)
 
 
-def chain(
-    kernel: Kernel, target: Target, position: Tensor, rng: Generator
-) -> Iterator[tuple[State, Info]]:
+def chain(kernel: Kernel, target: Target, position: Tensor, rng: Generator) -> Iterator[tuple[State, Info]]:
     """Runs chains from ``position`` without end.
 
     Arguments:

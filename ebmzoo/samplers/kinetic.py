@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from ebmzoo.fields import not_negative, positive
 from ebmzoo.models import Target, value_and_grad
-from ebmzoo.samplers.kernel import Info, State, accepted, noise_like
+from ebmzoo.samplers.kernel import Info, accepted, noise_like
 
 
 class KineticState(NamedTuple):
@@ -31,20 +31,21 @@ class KineticState(NamedTuple):
 
 def _ornstein_uhlenbeck(velocity: Tensor, time: float, friction: float, rng: Generator) -> Tensor:
     keep = math.exp(-friction * time)
-    return keep * velocity + math.sqrt(1 - keep**2) * noise_like(velocity, rng)
+    return (keep * velocity).add_(noise_like(velocity, rng), alpha=math.sqrt(1 - keep**2))
 
 
 @dataclass(frozen=True)
 class KineticLangevin:
-    r"""Kinetic Langevin in the order A B O B A, half a drift first, as Generalized Energy Based Models writes it.
+    r"""Kinetic Langevin in the order A B O B A, half a drift first, as in Generalized Energy Based Models.
 
     .. math::
         \bar u &= u + \tfrac{h}{2} v, \qquad \bar v = v + \tfrac{h}{2} \nabla \log \pi(\bar u) \\
         \tilde v &= e^{-\kappa h} \bar v + \sqrt{1 - e^{-2 \kappa h}} \, \xi \\
         v' &= \tilde v + \tfrac{h}{2} \nabla \log \pi(\bar u), \qquad u' = \bar u + \tfrac{h}{2} v'
 
-    The gradient is that of the midpoint :math:`\bar u`; hence ``log_prob`` and ``score`` of the state are those
-    of the last midpoint, not of the position. Chains start at rest, as in the paper's code. One gradient a step.
+    The gradient is that of the midpoint :math:`\bar u`; hence ``log_prob`` and ``score`` of the state are
+    those of the last midpoint, not of the position. Chains start at rest, as in the paper's code. One
+    gradient a step.
 
     References:
         | Generalized Energy Based Models (Arbel, Zhou & Gretton, 2021), Appendix on kinetic Langevin sampling
@@ -66,15 +67,16 @@ class KineticLangevin:
         """Puts chains at rest at ``position``, of shape (B, *)."""
         return KineticState(position, *value_and_grad(target, position), torch.zeros_like(position))
 
-    def step(self, state: State, target: Target, rng: Generator) -> tuple[State, Info]:
+    def step(self, state: KineticState, target: Target, rng: Generator) -> tuple[KineticState, Info]:
         """Moves every chain once."""
         half = 0.5 * self.step_size
-        midpoint = state.position + half * state.velocity
+        midpoint = torch.add(state.position, state.velocity, alpha=half)
         log_prob, score = value_and_grad(target, midpoint)
-        velocity = _ornstein_uhlenbeck(state.velocity + half * score, self.step_size, self.friction, rng)
-        velocity = velocity + half * score
-        state = KineticState(midpoint + half * velocity, log_prob, score, velocity)
-        return state, accepted(state)
+        velocity = torch.add(state.velocity, score, alpha=half)
+        velocity = _ornstein_uhlenbeck(velocity, self.step_size, self.friction, rng).add_(score, alpha=half)
+        position = torch.add(midpoint, velocity, alpha=half)
+        state = KineticState(position, log_prob, score, velocity)
+        return state, accepted(state.log_prob)
 
 
 @dataclass(frozen=True)
@@ -104,13 +106,13 @@ class BAOAB:
         """Puts chains at rest at ``position``, of shape (B, *)."""
         return KineticState(position, *value_and_grad(target, position), torch.zeros_like(position))
 
-    def step(self, state: State, target: Target, rng: Generator) -> tuple[State, Info]:
+    def step(self, state: KineticState, target: Target, rng: Generator) -> tuple[KineticState, Info]:
         """Moves every chain once."""
         half = 0.5 * self.step_size
-        velocity = state.velocity + half * state.score
-        midpoint = state.position + half * velocity
+        velocity = torch.add(state.velocity, state.score, alpha=half)
+        midpoint = torch.add(state.position, velocity, alpha=half)
         velocity = _ornstein_uhlenbeck(velocity, self.step_size, self.friction, rng)
-        position = midpoint + half * velocity
+        position = midpoint.add_(velocity, alpha=half)
         log_prob, score = value_and_grad(target, position)
-        state = KineticState(position, log_prob, score, velocity + half * score)
-        return state, accepted(state)
+        state = KineticState(position, log_prob, score, velocity.add_(score, alpha=half))
+        return state, accepted(state.log_prob)

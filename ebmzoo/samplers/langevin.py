@@ -44,10 +44,10 @@ class Langevin:
 
     def step(self, state: State, target: Target, rng: Generator) -> tuple[State, Info]:
         """Moves every chain once."""
-        position = noise_like(state.position, rng).mul_(math.sqrt(2 * self.step_size))
-        position.add_(state.score, alpha=self.step_size).add_(state.position)
+        position = torch.add(state.position, state.score, alpha=self.step_size)
+        position.add_(noise_like(position, rng), alpha=math.sqrt(2 * self.step_size))
         state = State(position, *value_and_grad(target, position))
-        return state, accepted(state)
+        return state, accepted(state.log_prob)
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ class SGLD:
     def step(self, state: State, target: Target, rng: Generator) -> tuple[State, Info]:
         """Moves every chain once."""
         drift = state.score if self.clip is None else state.score.clamp(-self.clip, self.clip)
-        position = noise_like(state.position, rng).mul_(self.noise)
-        position.add_(drift, alpha=self.gradient).add_(state.position)
+        position = torch.add(state.position, drift, alpha=self.gradient)
+        position.add_(noise_like(position, rng), alpha=self.noise)
         if self.box is None:
             state = State(position, *value_and_grad(target, position))
-            return state, accepted(state)
+            return state, accepted(state.log_prob)
         low, high = self.box
         position.clamp_(low, high)
         held = ((position == low) | (position == high)).flatten(1).to(position.dtype).mean(1)

@@ -43,8 +43,8 @@ def square_norm(u: Tensor) -> Tensor:
 class MALA:
     r"""The Metropolis-adjusted Langevin algorithm.
 
-    The proposal is the step of :class:`~ebmzoo.samplers.langevin.Langevin`, accepted with the probability that
-    makes :math:`\pi` exactly invariant. One gradient a step, since the state keeps that of its position.
+    The proposal is the step of :class:`~ebmzoo.samplers.langevin.Langevin`, accepted with the probability
+    that makes :math:`\pi` exactly invariant. One gradient a step, since the state keeps that of its position.
 
     References:
         | Exponential convergence of Langevin distributions (Roberts & Tweedie, 1996), Section 1.4
@@ -66,9 +66,9 @@ class MALA:
         """Moves every chain once, or leaves it where it is."""
         eta = self.step_size
         noise = noise_like(state.position, rng)
-        position = state.position + eta * state.score + math.sqrt(2 * eta) * noise
+        position = torch.add(state.position, state.score, alpha=eta).add_(noise, alpha=math.sqrt(2 * eta))
         proposal = State(position, *value_and_grad(target, position))
-        back = state.position - position - eta * proposal.score
+        back = (state.position - position).sub_(proposal.score, alpha=eta)
         log_forward = -0.5 * square_norm(noise)
         log_backward = -square_norm(back) / (4 * eta)
         log_ratio = proposal.log_prob - state.log_prob + log_backward - log_forward
@@ -103,11 +103,11 @@ class HMC:
     def step(self, state: State, target: Target, rng: Generator) -> tuple[State, Info]:
         """Moves every chain along one trajectory, or leaves it where it is."""
         start = noise_like(state.position, rng)
-        proposal, momentum = state, start
+        proposal, momentum, half = state, start, 0.5 * self.step_size
         for _ in range(self.leapfrog_steps):
-            momentum = momentum + 0.5 * self.step_size * proposal.score
-            position = proposal.position + self.step_size * momentum
+            momentum = torch.add(momentum, proposal.score, alpha=half)
+            position = torch.add(proposal.position, momentum, alpha=self.step_size)
             proposal = State(position, *value_and_grad(target, position))
-            momentum = momentum + 0.5 * self.step_size * proposal.score
+            momentum.add_(proposal.score, alpha=half)
         kinetic = 0.5 * (square_norm(start) - square_norm(momentum))
         return metropolis(state, proposal, proposal.log_prob - state.log_prob + kinetic, rng)

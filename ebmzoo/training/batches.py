@@ -32,7 +32,9 @@ class Batches:
 
     def __init__(self, data: Tensor, labels: Tensor | None, batch_size: int, rng: Generator):
         if batch_size > len(data):
-            raise ValueError(f"a batch of {batch_size} cannot be taken from {len(data)} data; lower batch_size")
+            raise ValueError(
+                f"a batch of {batch_size} cannot be taken from {len(data)} data; lower batch_size"
+            )
         self.data, self.labels, self.batch_size, self.rng = data, labels, batch_size, rng
         self.order = torch.empty(0, dtype=torch.long, device=data.device)
         self.cursor = 0

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Generator
@@ -61,6 +60,8 @@ class Run:
             "rng": self.rng.get_state(),
             "torch_rng": torch.get_rng_state(),
         }
+        if self.rng.device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.rng.device)
         part = path.with_name(path.name + ".part")
         torch.save(state, part)
         replace(part, path)
@@ -71,13 +72,20 @@ class Run:
         Nothing is unpickled but tensors and plain values, so that a checkpoint need not be trusted.
 
         Raises:
-            DamagedArtifact: If the file cannot be read.
+            DamagedArtifact: If the file cannot be read, or is no run of this learner.
         """
         try:
+            _check_sums(path)
             state = torch.load(path, map_location=self.batches.data.device, weights_only=True)
-        except (RuntimeError, EOFError, BadZipFile, pickle.UnpicklingError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
-            raise DamagedArtifact(path.parent, f"{path.name} cannot be read ({reason})") from None
+        except Exception as error:
+            raise DamagedArtifact(path.parent, f"{path.name} cannot be read ({_first_line(error)})") from None
+        try:
+            self._restore(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = f"{path.name} is no run of this learner, or one of other code ({_first_line(error)})"
+            raise DamagedArtifact(path.parent, reason) from None
+
+    def _restore(self, state: dict[str, Any]) -> None:
         vars(self.progress).update(state["progress"])
         self.learner.model.load_state_dict(state["model"])
         for name, part in self.learner.parts.items():
@@ -85,3 +93,17 @@ class Run:
         self.batches.restore({**state["batches"], "rng": state["batches"]["rng"].cpu()})
         self.rng.set_state(state["rng"].cpu())
         torch.set_rng_state(state["torch_rng"].cpu())
+        if "cuda_rng" in state:
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.rng.device)
+
+
+def _check_sums(path: Path) -> None:
+    """Raises an error unless the file's records have the checksums beside them; torch does not look."""
+    with ZipFile(path) as file:
+        broken = file.testzip()
+    if broken is not None:
+        raise BadZipFile(f"the checksum of {broken} is wrong")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,7 +1,8 @@
 """What counts as divergence, and what is done about it.
 
-Training an energy-based model diverges; so a recipe declares what it watches and what happens then. Nothing is
-done in silence: each attempt is recorded with what was seen, where training went back to and what was changed.
+Training an energy-based model diverges; so a recipe declares what it watches and what happens then. Nothing
+is done in silence: each attempt is recorded with what was seen, where training went back to and what was
+changed.
 """
 
 from __future__ import annotations
@@ -107,7 +108,10 @@ class FreshNoise:
 class Policy(Protocol):
     """What a recipe does about divergence."""
 
-    limits: tuple[Limit, ...]
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What is watched, besides every value being finite."""
+        ...
 
     @property
     def attempts(self) -> int:
@@ -116,7 +120,7 @@ class Policy(Protocol):
 
     @property
     def every(self) -> int | None:
-        """How many updates lie between the points that training can go back to, or None for no such points."""
+        """How many updates lie between the points that training can go back to; None for no points."""
         ...
 
     def amend(self, learner: Learner, rng: Generator, attempt: int) -> str:
@@ -151,7 +155,9 @@ class Stop:
 
 @dataclass(frozen=True)
 class GoBack:
-    """Goes back to the last point where all was well, changes one recorded thing, and tries again.
+    """Goes back to a point where all was well, changes one recorded thing, and tries again.
+
+    That is the last of the points that are kept which ``every`` good updates followed, or the beginning.
 
     Arguments:
         change: What is changed; applied once more for each attempt since that point.

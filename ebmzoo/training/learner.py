@@ -23,8 +23,8 @@ class Learner(ABC):
 
     Arguments:
         model: What is kept in the end.
-        parts: Everything else that a resumed run needs, by name: networks that are not the model's, optimizers,
-            running chains.
+        parts: Everything else that a resumed run needs, by name: networks that are not the model's,
+            optimizers, running chains.
     """
 
     def __init__(self, model: Model, parts: dict[str, Part]):
@@ -54,8 +54,8 @@ class Method(ABC):
 
         Arguments:
             shape: The shape of one datum.
-            base: The trained model that this one starts from, or None. It must not be changed: whoever goes on
-                training it copies it first.
+            base: The trained model that this one starts from, or None. It must not be changed: whoever goes
+                on training it copies it first.
         """
 
     @abstractmethod

@@ -40,8 +40,8 @@ class Log:
         for name, value in scalars.items():
             writer.add_scalar(name, value, step)
         if step % self.picture_interval == 0:
-            for name, value in values.items():
-                self._picture(writer, name, value, step)
+            for name, points in values.items():
+                self._picture(writer, name, points, step)
 
     def _picture(self, writer: SummaryWriter, name: str, value: Tensor, step: int) -> None:
         if value.ndim == 1:
@@ -66,7 +66,7 @@ class Log:
 
 
 def scatter(points: Tensor, pixels: int = 200, reach: float = 2.0) -> Tensor:
-    """Returns points of the plane (B, 2) as a picture (pixels, pixels) of the square of half-width ``reach``."""
+    """Returns points (B, 2) as a picture (pixels, pixels) of the square of half-width ``reach``."""
     counts = torch.zeros(pixels, pixels)
     cells = ((points.float().cpu() / reach + 1) / 2 * pixels).long()
     inside = ((cells >= 0) & (cells < pixels)).all(1)

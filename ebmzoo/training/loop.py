@@ -37,8 +37,8 @@ def fit(
 ) -> Progress:
     """Makes ``steps`` updates, going on from ``checkpoint`` if there is one.
 
-    However often the process is killed, the model ends bit-identical to that of an undisturbed run on the same
-    device.
+    However often the process is killed, the model ends bit-identical to that of an undisturbed run on the
+    same device.
 
     Arguments:
         learner: What learns.
@@ -88,7 +88,6 @@ class _Session:
 
     def __init__(self, run: Run, checkpoint: Path, policy: Policy, referee: Referee | None):
         self.run, self.checkpoint, self.policy, self.referee = run, checkpoint, policy, referee
-        self.milestone = checkpoint.with_name(checkpoint.name + ".milestone")
         self.stopped = False
         self.clocked = self.saved = time.monotonic()
 
@@ -96,8 +95,19 @@ class _Session:
         """Goes on from the checkpoint, or marks the point that training can always go back to."""
         if self.checkpoint.exists():
             self.run.load(self.checkpoint)
+            self.stopped = self.referee is not None and self.referee.satisfied(self.run.progress)
         elif self.policy.every is not None:
-            self.run.save(self.milestone)
+            self.mark(self.policy.every)
+
+    def mark(self, every: int) -> None:
+        """Keeps this point to go back to, beside the one before."""
+        self.clock()
+        step = self.run.progress.step
+        self.run.save(self._milestone(step))
+        self._milestone(step - 2 * every).unlink(missing_ok=True)
+
+    def _milestone(self, step: int) -> Path:
+        return self.checkpoint.with_name(f"{self.checkpoint.name}.{step}")
 
     def clock(self) -> None:
         """Adds the time since the last call to the run's."""
@@ -123,24 +133,24 @@ class _Session:
         if self.referee is not None:
             self.stopped = self.referee.look(self.run.learner.model, done)
         if self.policy.every is not None and done.step % self.policy.every == 0:
-            self.clock()
-            self.run.save(self.milestone)
+            self.mark(self.policy.every)
         if time.monotonic() - self.saved > SAVE_INTERVAL:
             self.save()
         return None
 
     def go_back(self, seen: str) -> None:
-        """Goes back to the last milestone and changes what the policy changes."""
+        """Goes back to the last milestone that can be trusted, and changes what the policy changes."""
         run, step = self.run, self.run.progress.step
         attempts: list[dict[str, Any]] = list(run.progress.attempts)
         if len(attempts) >= self.policy.attempts:
             history = f" after {len(attempts)} further attempts" if attempts else ""
             raise Diverged(
-                f"training diverged at update {step}{history}: {seen}. Lower the learning rate or the sampler's "
-                "step, or declare a policy that goes back and changes something (Trained.divergence = @GoBack())"
+                f"training diverged at update {step}{history}: {seen}. Lower the learning rate or the "
+                "sampler's step, or declare a policy that goes back and changes something "
+                "(Trained.divergence = @GoBack())"
             )
         gradients, seconds = run.progress.gradients, run.progress.seconds
-        run.load(self.milestone)
+        run.load(self._trusted(step))
         applied = len(run.progress.attempts)
         words = ""
         for attempt in range(applied, len(attempts) + 1):
@@ -150,6 +160,16 @@ class _Session:
         run.progress.gradients, run.progress.seconds = gradients, seconds
         say(f"update {step}: {seen}; back to update {run.progress.step}, {words}")
         self.save()
+
+    def _trusted(self, step: int) -> Path:
+        """Returns the last milestone that as many good updates followed as lie between two milestones.
+
+        One that trouble follows closely may have the cause of it in its weights already.
+        """
+        every = self.policy.every or 0
+        last = (step - 1) // every * every
+        before = self._milestone(last - every)
+        return before if before.exists() else self._milestone(last)
 
 
 def _scalars(values: dict[str, Tensor]) -> dict[str, float]:

@@ -41,7 +41,7 @@ class Selection:
         positive(self, "every", "count")
         if self.patience is not None:
             positive(self, "patience")
-        if self.split == "test":
+        if self.split not in ("train", "valid"):
             raise FieldError(self, "split", "a split that is not reported on: 'train' or 'valid'")
 
 
@@ -69,7 +69,12 @@ class Referee:
             seen.update(value=value, step=progress.step, model=kept, since=0)
         else:
             seen["since"] += 1
-        return self.selection.patience is not None and seen["since"] >= self.selection.patience
+        return self.satisfied(progress)
+
+    def satisfied(self, progress: Progress) -> bool:
+        """Whether training should stop, since patience has run out."""
+        patience = self.selection.patience
+        return patience is not None and progress.selection.get("since", 0) >= patience
 
     def take_best(self, model: Model, progress: Progress) -> None:
         """Puts the best model's weights into ``model``, if any was scored."""

@@ -42,7 +42,9 @@ class MLPEncoder:
 
     def encoder(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
         """Returns a network with fresh weights, from data (B, *shape) to (B, outputs)."""
-        return nn.Sequential(nn.Flatten(), mlp(math.prod(shape), self.hidden, self.depth, outputs, self.slope))
+        return nn.Sequential(
+            nn.Flatten(), mlp(math.prod(shape), self.hidden, self.depth, outputs, self.slope)
+        )
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ class ConvEncoder:
         """
         colours, height, width = image_shape(self, shape)
         if height % 4 or width % 4:
-            raise ValueError(f"ConvEncoder takes images whose sides are multiples of four, not {height}×{width}")
+            raise ValueError(
+                f"ConvEncoder takes images whose sides are multiples of four, not {height}×{width}"
+            )
         return nn.Sequential(
             nn.Conv2d(colours, self.channels, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2),

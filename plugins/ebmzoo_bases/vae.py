@@ -1,9 +1,10 @@
 r"""The variational autoencoder.
 
-.. math:: \log p(x) \ge \mathbb{E}_{q(z \mid x)} \log p(x \mid z) - \mathrm{KL}(q(z \mid x) \| \mathcal{N}(0, I))
+.. math::
+    \log p(x) \ge \mathbb{E}_{q(z \mid x)} \log p(x \mid z) - \mathrm{KL}(q(z \mid x) \| \mathcal{N}(0, I))
 
-with :math:`q(z \mid x) = \mathcal{N}(\mu(x), \mathrm{diag}\, \sigma^2(x))`. Samples of the trained model are the
-means of :math:`p(x \mid z)`, as papers show them.
+with :math:`q(z \mid x) = \mathcal{N}(\mu(x), \mathrm{diag}\, \sigma^2(x))`. Samples of the trained model are
+the means of :math:`p(x \mid z)`, as papers show them.
 
 References:
     | Auto-Encoding Variational Bayes (Kingma & Welling, 2014)
@@ -17,7 +18,6 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from ebmzoo_bases.encoders import Encoder
 from torch import Generator as RandomGenerator
 from torch import Tensor, nn
 
@@ -26,6 +26,7 @@ from ebmzoo.generators import Generator
 from ebmzoo.models import Model, NoEnergy, StandardNormal
 from ebmzoo.samplers.kernel import noise_like
 from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend
+from ebmzoo_bases.encoders import Encoder
 
 
 @runtime_checkable

@@ -1,1 +1,1 @@
-"""Exponential tilting of generative models: an energy learnt on a frozen base, sampled through its latents."""
+"""Exponential tilting of generative models: an energy on a frozen base, sampled through its latents."""

@@ -1,8 +1,8 @@
 r"""Exponential tilting of a frozen base generator.
 
-The model is :math:`p(z) \, e^{-E(g(z))} / Z` over latents :math:`z`, with the base's prior :math:`p` and decoder
-:math:`g`. Its energy learns by maximum likelihood; the samples that this needs come from short, non-persistent
-Langevin chains in latent space that start at the prior.
+The model is :math:`p(z) \, e^{-E(g(z))} / Z` over latents :math:`z`, with the base's prior :math:`p` and
+decoder :math:`g`. Its energy learns by maximum likelihood; the samples that this needs come from short,
+non-persistent Langevin chains in latent space that start at the prior.
 
 References:
     | Exponential Tilting of Generative Models: Improving Sample Quality by Training and Sampling from Latent
@@ -13,6 +13,7 @@ References:
 from __future__ import annotations
 
 import copy
+from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -97,15 +98,17 @@ class TiltingLearner(Learner):
 
     @torch.no_grad()
     def _samples(self, count: int, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Runs the chains; returns their samples (count, *shape) and what there is to say of the last step."""
+        """Runs the chains; returns samples (count, *shape) and what there is to say of the last step."""
         position = self.method.start.position(self.model, count, rng)
-        report: dict[str, Tensor] = {}
         with frozen(self.model):
-            for state, info in evolve(self.method.schedule, self.model.target(self.method.beta), position, rng):
-                position = state.position
+            moves = evolve(self.method.schedule, self.model.target(self.method.beta), position, rng)
+            last = deque(moves, maxlen=1)
+        if not last:
+            return self.model.decoder(position), {}
+        state, info = last[0]
         report = {
             "acceptance": info.acceptance.mean(),
             "at_box": info.at_box.mean(),
             "chain_gradient": state.score.abs().mean(),
         }
-        return self.model.decoder(position), report
+        return self.model.decoder(state.position), report

@@ -1,0 +1,372 @@
+r"""Time per step of samplers, as multiples of what no sampler can do without: one gradient of the potential.
+
+Every contender moves the same number of chains on the same potential, :math:`U(u) = -\log \rho(u) + E(g(u))`
+with the constants and the walls of a flat prior left out; ours alone looks where the walls are. Weights are
+frozen for all. Contenders take turns within one run, in a new order every round, so that what else the machine
+does falls on all of them; the table holds medians over rounds.
+
+The floors are bare gradients with nothing around them, in three forms: eager with contiguous weights, eager
+with channels-last weights, and ``torch.func.grad`` compiled. Peers run as they come, on contiguous weights;
+where there are convolutions, also on the channels-last weights that our models have.
+
+Run as ``python benchmarks/langevin.py --help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ebmzoo.energies import ConvEnergy, MLPEnergy, ResidualEnergy
+from ebmzoo.generators import ConvGenerator
+from ebmzoo.models import Box, Model, Prior, StandardNormal, frozen
+from ebmzoo.samplers import HMC, MALA, Kernel, KineticLangevin, Langevin
+
+LEAPFROG = 5
+"""How many leapfrog steps a step of HMC has here."""
+
+STEP = 1e-5
+"""The step size of every sampler: too small for any chain to leave the region where the potential is sane."""
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+CONTIGUOUS, CHANNELS_LAST, COMPILED = "bare gradient", "bare gradient, channels-last", "bare gradient, compiled"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A potential and a number of chains.
+
+    Arguments:
+        title: What it is, for the reader.
+        chains: The number of chains.
+        prior: The prior.
+        decoder: Makes the decoder.
+        energy: Makes the energy.
+    """
+
+    title: str
+    chains: int
+    prior: Callable[[], Prior]
+    energy: Callable[[], nn.Module]
+    decoder: Callable[[], nn.Module] = nn.Identity
+
+    def model(self) -> Model:
+        """Returns the model, always with the same weights."""
+        torch.manual_seed(0)
+        return Model(self.prior(), self.decoder(), self.energy()).requires_grad_(False)
+
+
+IMAGE = (3, 32, 32)
+CASES = {
+    "mlp-1k": Case("2-D MLP, 1 000 chains", 1000, lambda: Box((2,), -2, 2), lambda: MLPEnergy(128).energy((2,))),
+    "mlp-10k": Case("2-D MLP, 10 000 chains", 10000, lambda: Box((2,), -2, 2), lambda: MLPEnergy(128).energy((2,))),
+    "conv": Case("convolutions, 64 × 3×32×32", 64, lambda: Box(IMAGE), lambda: ConvEnergy().energy(IMAGE)),
+    "residual": Case(
+        "residual energy, 64 × 1×28×28", 64, lambda: Box((1, 28, 28)), lambda: ResidualEnergy().energy((1, 28, 28))
+    ),
+    "decoder": Case(
+        "decoder + energy, 64 latents of 64",
+        64,
+        lambda: StandardNormal((64,)),
+        lambda: ConvEnergy().energy(IMAGE),
+        lambda: ConvGenerator().build(64, IMAGE),
+    ),
+}
+
+
+class Potential(nn.Module):
+    """The potential of a model as one writes it without this package: (B, *) to (B,)."""
+
+    def __init__(self, model: Model, layout: torch.memory_format):
+        super().__init__()
+        self.decoder = copy.deepcopy(model.decoder).to(memory_format=layout)
+        self.energy = copy.deepcopy(model.energy).to(memory_format=layout)
+        self.normal = isinstance(model.prior, StandardNormal)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Returns the potentials."""
+        energy = self.energy(self.decoder(u))
+        return energy + 0.5 * u.square().sum(1) if self.normal else energy
+
+
+@dataclass
+class Contender:
+    """Something that takes steps.
+
+    Arguments:
+        name: The row of the table.
+        run: Takes the given number of steps.
+        gradients: How many gradients a step is worth; times are divided by it.
+    """
+
+    name: str
+    run: Callable[[int], None]
+    gradients: int = 1
+    seconds: list[float] = field(default_factory=list)
+
+    def time(self, steps: int, clock: str) -> float:
+        """Returns the seconds per gradient over a number of steps."""
+        began = CLOCKS[clock]()
+        self.run(steps)
+        return (CLOCKS[clock]() - began) / (steps * self.gradients)
+
+
+def repeated(step: Callable[[], object]) -> Callable[[int], None]:
+    """Returns a function that calls ``step`` so many times."""
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            step()
+
+    return run
+
+
+def floors(model: Model, u: Tensor, compiled: bool) -> Iterator[Contender]:
+    """Yields the bare gradients."""
+    plain, last = Potential(model, torch.contiguous_format), Potential(model, torch.channels_last)
+    yield Contender(CONTIGUOUS, repeated(lambda: bare_gradient(plain, u)))
+    spatial = any(p.ndim == 4 for p in model.parameters())
+    if spatial:
+        v = u.to(memory_format=torch.channels_last) if u.ndim == 4 else u
+        yield Contender(CHANNELS_LAST, repeated(lambda: bare_gradient(last, v)))
+    if compiled:
+        graph = torch.compile(lambda u: torch.func.grad(lambda v: last(v).sum())(u), dynamic=False)
+        yield Contender(COMPILED, repeated(lambda: graph(u)))
+
+
+def bare_gradient(potential: nn.Module, u: Tensor) -> Tensor:
+    """Returns the gradient in ``u`` and does nothing else."""
+    u = u.detach().requires_grad_()
+    return torch.autograd.grad(potential(u).sum(), u)[0]
+
+
+KERNELS: dict[str, tuple[Kernel, int]] = {
+    "Langevin": (Langevin(STEP), 1),
+    "MALA": (MALA(STEP), 1),
+    "HMC": (HMC(STEP, LEAPFROG), LEAPFROG),
+    "KineticLangevin": (KineticLangevin(STEP, 1.0), 1),
+}
+
+
+def ours(model: Model, u: Tensor, compiled: bool) -> Iterator[Contender]:
+    """Yields our kernels on the model's target, and again with its gradients compiled."""
+    for mode in [False, True] if compiled else [False]:
+        model.compiled = mode
+        target = model.target()
+        for name, (kernel, gradients) in KERNELS.items():
+            yield Contender(f"ebmzoo {name}{', compiled' if mode else ''}", chain(kernel, target, u), gradients)
+
+
+def chain(kernel: Kernel, target: Callable[[Tensor], Tensor], u: Tensor) -> Callable[[int], None]:
+    """Returns what takes steps of one chain, going on where it was each time."""
+    state, rng = kernel.init(u, target), Generator().manual_seed(0)
+
+    def step() -> None:
+        nonlocal state
+        state, _ = kernel.step(state, target, rng)
+
+    return repeated(step)
+
+
+def peers(model: Model, u: Tensor, compiled: bool) -> Iterator[Contender]:
+    """Yields the samplers of torchebm and ebmkit that ours have a counterpart for."""
+    del compiled
+    layouts = {"": torch.contiguous_format, ", channels-last": torch.channels_last}
+    if not any(p.ndim == 4 for p in model.parameters()):
+        del layouts[", channels-last"]
+    for suffix, layout in layouts.items():
+        potential = Potential(model, layout)
+        yield from torchebm_samplers(potential, u, suffix)
+        yield from ebmkit_samplers(potential, u, suffix)
+
+
+def torchebm_samplers(potential: Potential, u: Tensor, suffix: str) -> Iterator[Contender]:
+    """Yields those of torchebm. Its HMC knows flat points only, and gets them."""
+    from torchebm.core import BaseModel
+    from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics
+
+    class Wrapped(BaseModel):
+        def __init__(self, shape: Sequence[int]):
+            super().__init__()
+            self.potential, self.shape = potential, tuple(shape)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.potential(x.view(-1, *self.shape))
+
+    langevin = LangevinDynamics(Wrapped(u.shape[1:]), step_size=STEP)
+    yield Contender(f"torchebm Langevin{suffix}", lambda n: langevin.sample(u, n_steps=n))
+    hmc = HamiltonianMonteCarlo(Wrapped(u.shape[1:]), step_size=STEP, n_leapfrog_steps=LEAPFROG)
+    flat = u.flatten(1)
+    yield Contender(f"torchebm HMC{suffix}", lambda n: hmc.sample(flat, n_steps=n), LEAPFROG)
+
+
+def ebmkit_samplers(potential: Potential, u: Tensor, suffix: str) -> Iterator[Contender]:
+    """Yields those of ebmkit."""
+    from ebm import samplers
+
+    kinds = {
+        "ULA": (samplers.LangevinDynamics(STEP), 1),
+        "MALA": (samplers.MALA(STEP), 1),
+        "HMC": (samplers.HMC(STEP, LEAPFROG), LEAPFROG),
+        "UnderdampedLangevin": (samplers.UnderdampedLangevin(STEP), 1),
+    }
+    for name, (sampler, gradients) in kinds.items():
+        run = lambda n, sampler=sampler: sampler.sample(potential, u, steps=n)  # noqa: E731
+        yield Contender(f"ebmkit {name}{suffix}", run, gradients)
+
+
+def measure(case: Case, rounds: int, turn: float, compiled: bool, clock: str) -> dict[str, float]:
+    """Returns the median seconds per gradient of every contender.
+
+    Arguments:
+        case: The potential.
+        rounds: How often each contender has its turn.
+        turn: About how many seconds a turn takes.
+        compiled: Whether compiled contenders take part.
+        clock: What is counted: wall time, or the time that this process had a core for.
+    """
+    model = case.model()
+    u = model.prior.draw(case.chains, Generator().manual_seed(0))
+    contenders = [c for kind in (floors, ours, peers) for c in kind(model, u, compiled)]
+    with frozen(model):
+        for contender in contenders:
+            contender.run(2)
+        gradients = max(1, round(turn / contenders[0].time(2, clock)))
+        order = random.Random(0)
+        for _ in range(rounds):
+            for contender in order.sample(contenders, len(contenders)):
+                contender.seconds.append(contender.time(max(1, gradients // contender.gradients), clock))
+    return {c.name: statistics.median(c.seconds) for c in contenders}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What we want to hold on every case.
+
+    Arguments:
+        text: The goal in words.
+        limit: The largest ratio, or the smallest if ``least``.
+        ratio: The ratio, from the seconds by contender; None where a contender is missing.
+        least: Whether the ratio should be at least the limit.
+    """
+
+    text: str
+    limit: float
+    ratio: Callable[[dict[str, float]], float | None]
+    least: bool = False
+
+    def holds(self, ratio: float) -> bool:
+        """Whether a ratio is as wanted."""
+        return ratio >= self.limit if self.least else ratio <= self.limit
+
+
+def quotient(above: str, below: Callable[[dict[str, float]], float]) -> Callable[[dict[str, float]], float | None]:
+    """Returns the ratio of a contender to others, None where it did not take part."""
+    return lambda seconds: seconds[above] / below(seconds) if above in seconds else None
+
+
+def same_form(seconds: dict[str, float]) -> float:
+    """Returns the bare gradient in the layout that our models have."""
+    return seconds.get(CHANNELS_LAST, seconds[CONTIGUOUS])
+
+
+def best_floor(seconds: dict[str, float]) -> float:
+    """Returns the fastest bare gradient of any form."""
+    return min(seconds[name] for name in (CONTIGUOUS, CHANNELS_LAST, COMPILED) if name in seconds)
+
+
+def best_peer(suffix: str) -> Callable[[dict[str, float]], float | None]:
+    """Returns by how much compiled Langevin is faster than the faster peer, None where one did not take part."""
+    names = [f"torchebm Langevin{suffix}", f"ebmkit ULA{suffix}"]
+
+    def ratio(seconds: dict[str, float]) -> float | None:
+        if not {*names, "ebmzoo Langevin, compiled"} <= seconds.keys():
+            return None
+        return min(seconds[name] for name in names) / seconds["ebmzoo Langevin, compiled"]
+
+    return ratio
+
+
+GOALS = [
+    Goal("Langevin / bare gradient of the same form", 1.03, quotient("ebmzoo Langevin", same_form)),
+    Goal("Langevin compiled / fastest bare gradient", 1.05, quotient("ebmzoo Langevin, compiled", best_floor)),
+    Goal("the faster peer / Langevin compiled", 1.25, best_peer(""), least=True),
+    Goal("MALA / bare gradient of the same form", 1.15, quotient("ebmzoo MALA", same_form)),
+    Goal("HMC / bare gradient of the same form", 1.15, quotient("ebmzoo HMC", same_form)),
+    Goal("KineticLangevin / bare gradient of the same form", 1.15, quotient("ebmzoo KineticLangevin", same_form)),
+]
+
+
+def table(results: dict[str, dict[str, float]]) -> Iterator[str]:
+    """Yields a Markdown table of times relative to the eager contiguous bare gradient."""
+    names = list(dict.fromkeys(name for seconds in results.values() for name in seconds))
+    yield f"| per gradient | {' | '.join(CASES[case].title for case in results)} |"
+    yield "|:--|" + "--:|" * len(results)
+    paces = [f"{1e3 * seconds[CONTIGUOUS]:.2f} ms" for seconds in results.values()]
+    yield f"| {CONTIGUOUS} | {' | '.join(paces)} |"
+    for name in names[1:]:
+        ratios = [s[name] / s[CONTIGUOUS] if name in s else None for s in results.values()]
+        yield f"| {name} | {' | '.join('–' if r is None else f'{r:.2f}' for r in ratios)} |"
+
+
+def verdicts(results: dict[str, dict[str, float]]) -> Iterator[str]:
+    """Yields a Markdown table of the goals; what misses one is in bold."""
+    yield f"| goal | | {' | '.join(CASES[case].title for case in results)} |"
+    yield "|:--|:--|" + "--:|" * len(results)
+    for goal in GOALS:
+        ratios = [goal.ratio(seconds) for seconds in results.values()]
+        shown = ["–" if r is None else f"{r:.2f}" if goal.holds(r) else f"**{r:.2f}**" for r in ratios]
+        yield f"| {goal.text} | {'≥' if goal.least else '≤'} {goal.limit:g} | {' | '.join(shown)} |"
+
+
+def circumstances(rounds: int, clock: str) -> dict[str, object]:
+    """Returns what the numbers depend on besides the code."""
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{os.cpu_count()}-core {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "rounds": rounds,
+        "clock": clock,
+        "load": [round(load, 2) for load in os.getloadavg()],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=30, help="turns of every contender [30]")
+    parser.add_argument("--turn", type=float, default=0.3, help="seconds of a turn, about [0.3]")
+    parser.add_argument("--threads", type=int, help="threads of torch [torch's choice]")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="which potentials [all]")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False, help="time compiled forms too")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="wall time or the process's own [wall]")
+    parser.add_argument("--json", type=Path, help="where to write seconds and circumstances")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    before = circumstances(options.rounds, options.clock)
+    results = {}
+    for name in options.cases:
+        results[name] = measure(CASES[name], options.rounds, options.turn, options.compile, options.clock)
+        print(f"{CASES[name].title}: {1e3 * results[name][CONTIGUOUS]:.2f} ms a bare gradient", flush=True)
+    report = {"before": before, "after": circumstances(options.rounds, options.clock), "seconds": results}
+    print("", *table(results), "", *verdicts(results), "", json.dumps(before), sep="\n")
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+r"""Barker's proposal: a random walk whose every coordinate prefers the way uphill.
+
+It looks at the gradient only through a sigmoid, and so does not break where gradients are large, as
+:class:`~ebmzoo.samplers.MALA` does.
+
+References:
+    | The Barker proposal: combining robustness and efficiency in gradient-based MCMC (Livingstone & Zanella, 2022)
+    | https://arxiv.org/abs/1908.11812
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import logsigmoid
+
+from ebmzoo.fields import positive
+from ebmzoo.models import Target, value_and_grad
+from ebmzoo.samplers import Info, State
+from ebmzoo.samplers.kernel import noise_like
+from ebmzoo.samplers.metropolis import metropolis
+
+
+@dataclass(frozen=True)
+class Barker:
+    r"""Barker's proposal with a Metropolis test, which leaves the target exactly invariant.
+
+    Each coordinate moves by :math:`b_i z_i`, where :math:`z_i \sim \mathcal{N}(0, s^2)` and the sign
+    :math:`b_i` is +1 with probability :math:`1 / (1 + \exp(-z_i \, \partial_i \log \pi(u)))`. With
+    :math:`w = u' - u`, the ratio of the test is
+
+    .. math:: \frac{\pi(u')}{\pi(u)} \prod_i
+        \frac{1 + \exp(-w_i \, \partial_i \log \pi(u))}{1 + \exp(w_i \, \partial_i \log \pi(u'))}
+
+    One gradient a step.
+
+    References:
+        | The Barker proposal (Livingstone & Zanella, 2022), Algorithm 2
+
+    Arguments:
+        scale: The standard deviation :math:`s` of the moves.
+    """
+
+    scale: float
+
+    def __post_init__(self) -> None:
+        positive(self, "scale")
+
+    def init(self, position: Tensor, target: Target) -> State:
+        """Evaluates the target at ``position``, of shape (B, *)."""
+        return State(position, *value_and_grad(target, position))
+
+    def step(self, state: State, target: Target, rng: Generator) -> tuple[State, Info]:
+        """Moves every chain once, or leaves it where it is."""
+        noise = self.scale * noise_like(state.position, rng)
+        uniform = torch.rand(noise.shape, generator=rng, device=noise.device, dtype=noise.dtype)
+        move = torch.where(uniform < (noise * state.score).sigmoid(), noise, -noise)
+        position = state.position + move
+        proposal = State(position, *value_and_grad(target, position))
+        forward, backward = logsigmoid(move * state.score), logsigmoid(-move * proposal.score)
+        log_ratio = proposal.log_prob - state.log_prob + (backward - forward).flatten(1).sum(1)
+        return metropolis(state, proposal, log_ratio, rng)

@@ -1,0 +1,253 @@
+"""The smallest data, methods, metrics and recipes, every registered method at its smallest, and processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ebmzoo.classifiers import Classifier
+from ebmzoo.data.dataset import Dataset, check_split
+from ebmzoo.energies import ConvEnergy, MLPEnergy, ResidualEnergy
+from ebmzoo.generators import ConvGenerator, MLPGenerator
+from ebmzoo.metrics import Metric
+from ebmzoo.models import Model, NoEnergy, StandardNormal
+from ebmzoo.recipes import Trained
+from ebmzoo.runtime import Deadline, Runtime
+from ebmzoo.samplers import MALA, Langevin, Stage
+from ebmzoo.store import OutOfTime, Recipe, Store, unfinished
+from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend
+from ebmzoo_bases.encoders import ConvEncoder, MLPEncoder
+from ebmzoo_bases.vae import VAE, Bernoulli, Gaussian
+from ebmzoo_tilting.tilting import Tilting
+
+
+@dataclass(frozen=True)
+class Blob(Dataset):
+    """Normal coordinates within [-1, 1], of the classes 0 and 1 in turn, from a seed for each split."""
+
+    count: int = 64
+    mean: float = 0.5
+    std: float = 0.25
+    shape: tuple[int, ...] = (2,)
+
+    def load(self, split: str) -> Tensor:
+        check_split(split)
+        rng = Generator().manual_seed({"train": 1, "valid": 2, "test": 3}[split])
+        return (self.mean + self.std * torch.randn(self.count, *self.shape, generator=rng)).clamp(-1, 1)
+
+    def labels(self, split: str) -> Tensor:
+        check_split(split)
+        return torch.arange(self.count) % 2
+
+
+@dataclass(frozen=True)
+class Offset(Metric):
+    """How far the samples' mean is from the point (to, to, ...)."""
+
+    lower_is_better: ClassVar[bool] = True
+    to: float = 0.0
+
+    @property
+    def label(self) -> str:
+        return "offset"
+
+    def value(
+        self, samples: Tensor, data: Dataset, split: str, get: Callable[[Recipe], Any], rng: Generator
+    ) -> float:
+        return float((samples.flatten(1).mean(0) - self.to).norm())
+
+    def protocol(self) -> dict[str, Any]:
+        return {"to": self.to}
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Plain gradient descent."""
+
+    learning_rate: float
+
+    def over(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, self.learning_rate)
+
+
+class Shift(nn.Module):
+    """Adds a learnt vector."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.by = nn.Parameter(torch.zeros(size))
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.by + 0.1 * u
+
+
+@dataclass(frozen=True)
+class Chase(Method):
+    """Moves a point towards the data, with every kind of state and randomness that a method may have.
+
+    Gradient descent diverges where the learning rate times the curvature is above two.
+
+    Arguments:
+        optimizer: The optimizer.
+        curvature: The curvature of the loss.
+        dropout: The share of coordinates that torch's global generator leaves out.
+        noise: The size of the noise, from the run's generator, in chains that are carried along.
+        planted: (update, name, number): what is reported at an update, besides what is true.
+    """
+
+    optimizer: Optimizer = Adam(0.05)
+    curvature: float = 1.0
+    dropout: float = 0.0
+    noise: float = 0.1
+    planted: tuple[tuple[int, str, str], ...] = ()
+
+    def model(self, shape: tuple[int, ...], base: Model | None) -> Model:
+        return Model(StandardNormal(shape), Shift(*shape), NoEnergy())
+
+    def learner(self, model: Model) -> Learner:
+        return Chaser(model, self)
+
+
+class Chaser(Learner):
+    """Lowers the squared distance between the point and data, pushed a little by its chains."""
+
+    def __init__(self, model: Model, method: Chase):
+        self.method, self.optimizer = method, method.optimizer.over(model.decoder.parameters())
+        self.chains, self.clock = torch.zeros(8, 2), torch.zeros((), dtype=torch.long)
+        super().__init__(model, {"optimizer": self.optimizer, "chains": self.chains, "clock": self.clock})
+
+    def step(self, batches: Batches, rng: Generator) -> dict[str, Tensor]:
+        x, by = batches.draw().data, self.model.decoder.by
+        mask = nn.functional.dropout(torch.ones_like(x), self.method.dropout)
+        self.chains.mul_(0.9).add_(self.method.noise * torch.randn(8, 2, generator=rng))
+        distances = ((by + self.chains.mean(0) - x) * mask).square().sum(1)
+        loss = 0.5 * self.method.curvature * distances.mean()
+        norm = descend(self.optimizer, loss)
+        self.clock += 1
+        report = {"loss": loss.detach(), "gradient_norm": norm, "distances": distances.detach(), "data": x}
+        planted = [(name, number) for update, name, number in self.method.planted if update == self.clock]
+        return report | {name: torch.tensor(float(number)) for name, number in planted}
+
+
+@dataclass(frozen=True)
+class Note(Recipe):
+    """Keeps its text, after those of the notes that it needs.
+
+    Each making is noted in the store's file ``journal``; it leaves what is unfinished, and then waits for the
+    store's file ``gate``, or fails, if it is told to.
+    """
+
+    artifact: ClassVar[str] = "artifact.txt"
+
+    text: str
+    after: tuple[Note, ...] = ()
+    weight: float = 0.0
+    waits: bool = False
+    fails: bool = False
+
+    def make(self, store: Store, folder: Path) -> dict[str, Any]:
+        texts = [*(store.get(note) for note in self.after), self.text]
+        with (store.root / "journal").open("a") as journal:
+            journal.write(f"{self.text}\n")
+        (folder / "checkpoint").write_text("half way")
+        if self.waits:
+            until((store.root / "gate").exists)
+        if self.fails and not (store.root / "gate").exists():
+            raise ValueError(f"{self.text} cannot be made")
+        unfinished(folder, self).write_text(" ".join(texts))
+        return {"seconds": 0.0}
+
+    def open(self, store: Store, kept: Path) -> str:
+        return kept.read_text()
+
+
+def journal(root: Path) -> list[str]:
+    """The texts of the notes that were made, in their order."""
+    path = root / "journal"
+    return path.read_text().split() if path.exists() else []
+
+
+PLANE, PICTURES = Blob(), Blob(shape=(1, 8, 8))
+
+VAES = {
+    "VAE": Trained(VAE(2, MLPGenerator(16, 2), MLPEncoder(16, 2), Gaussian(0.1)), PLANE, 5, 16),
+    "VAE, Gaussian pictures": Trained(
+        VAE(3, ConvGenerator(4), ConvEncoder(4), Gaussian(0.5)), PICTURES, 5, 16
+    ),
+    "VAE, Bernoulli pictures": Trained(
+        VAE(3, ConvGenerator(4), ConvEncoder(4), Bernoulli()), PICTURES, 5, 16
+    ),
+}
+ENERGIES = (MLPEnergy(16, 2), ConvEnergy(4), ResidualEnergy((4, 6), 1))
+METHODS = {
+    **VAES,
+    **{
+        f"Tilting of {name}": Trained(
+            Tilting(energy, (Stage(Langevin(0.05), 2), Stage(MALA(0.05), 2))), base.data, 5, 16, base
+        )
+        for (name, base), energy in zip(VAES.items(), ENERGIES, strict=True)
+    },
+    "Classifier": Trained(Classifier(classes=2, channels=4, features=8), PICTURES, 5, 16),
+}
+"""Every registered method as a recipe of five updates, on all kinds of data that it is for."""
+
+
+class Countdown(Deadline):
+    """A deadline that comes when it has been looked at so many times.
+
+    Making a model looks once before anything else, and then before each update.
+    """
+
+    def __init__(self, looks: int):
+        super().__init__()
+        self.looks = looks
+
+    @property
+    def passed(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
+def make_in_pieces(recipe: Recipe, root: Path, updates: int = 1) -> int:
+    """Makes a recipe, ``updates`` at a time, each time as if in a new process; returns how many times."""
+    for need in recipe.needs():
+        Store(root).get(need)
+    for session in range(1, 1000):
+        try:
+            Store(root, Runtime(deadline=Countdown(1 + updates))).get(recipe)
+        except OutOfTime:
+            continue
+        return session
+    raise AssertionError("it makes no progress")
+
+
+def kept(root: Path, recipe: Recipe) -> bytes:
+    """The artifact's content."""
+    return (Store(root).folder(recipe) / recipe.artifact).read_bytes()
+
+
+def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
+    """Waits for a condition; how long it takes is no part of a test."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "what was waited for never came"
+        time.sleep(0.01)
+
+
+@cache
+def processes() -> ForkServerContext:
+    """Processes of their own, forked from a server that has imported torch but never used it."""
+    context = multiprocessing.get_context("forkserver")
+    names = ["ebmzoo.cli", "ebmzoo.builtin", "ebmzoo.rendering", "ebmzoo.metrics", "ebmzoo.recipes"]
+    late = ["torch.utils.tensorboard", "torch._dynamo", "scipy.optimize", "matplotlib.figure"]
+    context.set_forkserver_preload([*names, *late])
+    return context
