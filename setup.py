@@ -1,7 +1,7 @@
 """Which folders become which packages; all else is in pyproject.toml.
 
-Plugins and reproductions lie beside the package in the source tree. Installed, a plugin is a package of its own,
-and the reproductions are ``ebmzoo.reproductions``.
+Plugins and reproductions lie beside the package in the source tree. Installed, a plugin is a package of its
+own, and the reproductions are ``ebmzoo.reproductions``.
 """
 
 from setuptools import find_packages, setup

@@ -87,8 +87,9 @@ class Comparison(Figure):
 class LatentPath(Figure):
     """The way of a few chains through latent space.
 
-    For points of the plane: the chains over the log-density of the latent variable, and what they decode to
-    over the data. For images: one line of images for each chain, from its start on the left to its end.
+    For points of the plane: the chains over the log-density of the latent variable, if that lies in a plane
+    too, and what they decode to over the data. For images: one line of images for each chain, from its start
+    on the left to its end.
 
     Arguments:
         name: The name of the file, without its ending.
@@ -113,9 +114,7 @@ class LatentPath(Figure):
         """Runs the chains and draws their way."""
         model = store.get(self.model)
         path = self._path(model, store)
-        if path.shape[2:] == (2,) and self.model.data.shape == (2,):
-            return self._plane(model, path)
-        return self._images(model, path)
+        return self._plane(model, path) if self.model.data.shape == (2,) else self._images(model, path)
 
     def _path(self, model: Model, store: Store) -> Tensor:
         """Returns every state of the chains, of shape (T, chains, *)."""
@@ -126,18 +125,15 @@ class LatentPath(Figure):
             return torch.stack([start, *(state.position for state, _ in moves)])
 
     def _plane(self, model: Model, path: Tensor) -> Canvas:
-        canvas, axes = _canvas(1, 2, self.title)
-        latent, plane = axes[0]
-        _density(latent, model, self.sampler.beta, reach=3.0)
-        plane.scatter(*self.model.data.load("test")[:2000].T, color="0.8", **POINT)
-        trace = decoded(model, path.flatten(0, 1)).view_as(path)
-        for axis, points in ((latent, path.cpu()), (plane, trace.cpu())):
-            for chain in points.unbind(1):
-                axis.plot(*chain.T, linewidth=0.7)
-            axis.scatter(*points[0].T, color="white", edgecolors="black", s=16, zorder=3)
-            axis.scatter(*points[-1].T, color="black", s=16, zorder=3)
-        latent.set_title("latents, over their log-density", fontsize=10)
-        plane.set_title("decoded, over the data", fontsize=10)
+        two = path.shape[2:] == (2,)  # other latents have no picture
+        canvas, axes = _canvas(1, 2 if two else 1, self.title)
+        if two:
+            _density(axes[0][0], model, self.sampler.beta, reach=3.0)
+            _trace(axes[0][0], path.cpu())
+            axes[0][0].set_title("latents, over their log-density", fontsize=10)
+        axes[0][-1].scatter(*_across_and_up(self.model.data.load("test")[:2000]), color="0.8", **POINT)
+        _trace(axes[0][-1], decoded(model, path.flatten(0, 1)).unflatten(0, path.shape[:2]).cpu())
+        axes[0][-1].set_title("decoded, over the data", fontsize=10)
         return canvas
 
     def _images(self, model: Model, path: Tensor) -> Canvas:
@@ -151,12 +147,29 @@ class LatentPath(Figure):
         return canvas
 
 
+def _trace(axis: Axes, points: Tensor) -> None:
+    """Draws the ways of chains (T, chains, 2), from a white dot to a black one."""
+    for chain in points.unbind(1):
+        axis.plot(*_across_and_up(chain), linewidth=0.7)
+    for ends, color in ((points[0], "white"), (points[-1], "black")):
+        across, up = _across_and_up(ends)
+        axis.scatter(across, up, color=color, edgecolors="black", s=16, zorder=3)
+
+
+def _across_and_up(points: Tensor) -> tuple[Any, Any]:
+    """Returns the coordinates of points (N, 2) as matplotlib takes them."""
+    return points[:, 0].numpy(), points[:, 1].numpy()
+
+
 def tiled(images: Tensor, across: int) -> Any:
-    """Returns images (N, C, H, W) in [-1, 1] as one picture (rows · H, across · W[, 3]) in [0, 1]."""
+    """Returns images (N, C, H, W) in [-1, 1] as one picture (height, width[, 3]) in [0, 1].
+
+    Line by line, ``across`` in each, with a grey pixel between any two and around all.
+    """
     from torchvision.utils import make_grid
 
-    grid = make_grid((images.float().clamp(-1, 1) + 1) / 2, nrow=across, padding=1, pad_value=0.5)
-    return grid[0] if images.shape[1] == 1 else grid.permute(1, 2, 0)
+    grid = make_grid((images.float().clamp(-1, 1) + 1) / 2, nrow=across, padding=1, pad_value=0.5).numpy()
+    return grid[0] if images.shape[1] == 1 else grid.transpose(1, 2, 0)
 
 
 def drawable(shape: Sequence[int]) -> bool:
@@ -194,7 +207,7 @@ def _show(axis: Axes, points: Tensor) -> None:
         axis.imshow(tiled(points, math.isqrt(len(points) - 1) + 1), cmap="gray", vmin=0, vmax=1)
         axis.axis("off")
     else:
-        axis.scatter(*points.T, **POINT)
+        axis.scatter(*_across_and_up(points), **POINT)
         axis.set_aspect("equal")
 
 
@@ -221,7 +234,7 @@ def _density(axis: Axes, model: Model, beta: float, reach: float) -> None:
     """Shades the log-density of a two-dimensional latent variable."""
     line = torch.linspace(-reach, reach, 120, device=model.prior.anchor.device)
     grid = torch.cartesian_prod(line, line)
-    value = model.target(beta)(grid).view(120, 120).T.cpu()
+    value = model.target(beta)(grid).view(120, 120).T.cpu().numpy()
     top = float(value.max())
     extent = (-reach, reach, -reach, reach)
     axis.imshow(value, origin="lower", extent=extent, vmin=top - 8, vmax=top, cmap="viridis", aspect="equal")

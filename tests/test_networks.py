@@ -172,9 +172,9 @@ def test_the_size_of_the_convolutional_generator():
     assert size(ConvGenerator().build(latent, (1, 28, 28))) == first + sum(transposed)
 
 
-def test_a_residual_block_is_its_formula():
-    """One channel, one pixel: only the centres of the 3×3 filters are seen."""
-    network = ResidualEnergy((1,), 1, slope=0.5).energy((1, 2, 2)).double()
+def test_the_residual_energy_is_its_formula():
+    """One channel, filters that see their centre only: pixels are apart until each four are averaged."""
+    network = ResidualEnergy((1,), 1, slope=0.5).energy((1, 4, 4)).double()
     stem, residual, *_, linear, _ = network
     (conv1, conv2) = (layer for layer in residual.residual if isinstance(layer, nn.Conv2d))
     with torch.no_grad():
@@ -187,10 +187,27 @@ def test_a_residual_block_is_its_formula():
     def leaky(value: float) -> float:
         return max(value, 0.5 * value)
 
-    pixels = [1.0, -1.0, 0.3, 2.0]
-    after = [h + 3 * leaky(-2 * leaky(h) + 1) + 0.5 for h in pixels]
-    expected = 2 * leaky(sum(after) / 4) + 0.25
-    found = network(torch.tensor(pixels, dtype=torch.float64).view(1, 1, 2, 2))
+    def after(h: float) -> float:
+        return h + 3 * leaky(-2 * leaky(h) + 1) + 0.5
+
+    image = torch.randn(4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    fours = [image[i : i + 2, j : j + 2].flatten().tolist() for i in (0, 2) for j in (0, 2)]
+    sums = sum(leaky(sum(after(h) for h in four) / 4) for four in fours)
+    assert float(network(image.view(1, 1, 4, 4)).detach()) == pytest.approx(2 * sums + 0.25)
+
+
+def test_the_plain_convolutional_energy_sums_over_pixels():
+    """With filters that see their centre only, an image has the energy of all its pixels together."""
+    network = ConvEnergy(1, slope=0.5).energy((1, 2, 3)).double()
+    first, last = (layer for layer in network if isinstance(layer, nn.Conv2d))
+    with torch.no_grad():
+        first.weight.zero_()[..., 1, 1] = -2.0
+        first.bias.fill_(0.5)
+        last.weight.fill_(3.0)
+        last.bias.fill_(0.25)
+    pixels = [1.0, -1.0, 0.3, 2.0, 0.0, -0.5]
+    expected = sum(3 * max(h, 0.5 * h) + 0.25 for h in (0.5 - 2 * pixel for pixel in pixels))
+    found = network(torch.tensor(pixels, dtype=torch.float64).view(1, 1, 2, 3))
     assert float(found.detach()) == pytest.approx(expected)
 
 

@@ -180,14 +180,20 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(table: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    root = tmp_path_factory.mktemp("undisturbed")
+def finished(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a command that nothing disturbed."""
+    root = tmp_path_factory.mktemp("finished")
     assert run(table, root) == 0
-    expected = outcome(root)
+    assert left_over(root) == []
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(finished: Path) -> dict[str, Any]:
+    expected = outcome(finished)
     assert len(expected["artifacts"]) == 8
     assert len(expected["cells"]) == 4
     assert all(cell["error"] is None for cell in expected["cells"])
-    assert left_over(root) == []
     return expected
 
 
@@ -266,14 +272,15 @@ def test_one_command_goes_on_where_another_was_killed_beside_it(
     assert outcome(tmp_path) == undisturbed
 
 
-def test_a_finished_command_makes_nothing_when_it_is_said_again(table: Path, tmp_path: Path):
-    assert run(table, tmp_path) == 0
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.parent.parent == tmp_path}
-    journal = (tmp_path / "journal").read_text()
-    assert run(table, tmp_path, None, "--time-limit=1s") == 0
-    assert (tmp_path / "journal").read_text() == journal
-    after = {path: path.stat().st_mtime_ns for path in before}
-    assert {p for p in before if before[p] != after[p] and "tables" not in p.parts} == set()
+def test_a_finished_command_makes_nothing_when_it_is_said_again(table: Path, finished: Path):
+    def times() -> dict[Path, int]:
+        paths = [path for path in finished.glob("*/*") if path.parent.name != "tables"]
+        return {path: path.stat().st_mtime_ns for path in paths}
+
+    before, journal = times(), (finished / "journal").read_text()
+    assert run(table, finished, Moment("artifact.*", 1, "before")) == 0
+    assert times() == before
+    assert (finished / "journal").read_text() == journal
 
 
 @pytest.mark.slow

@@ -448,6 +448,21 @@ def test_sampling_leaves_the_model_as_it_was(make, kernel: Kernel):
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+def test_chains_run_with_frozen_parameters():
+    """Only the gradient in the point is computed, which is what makes a step cheap."""
+    seen = []
+
+    class Watching(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(self.weight.requires_grad)
+            return super().forward(x).flatten()
+
+    model = Model(StandardNormal((2,)), nn.Identity(), Watching(2, 1))
+    Chains((Stage(Langevin(0.1), 3),)).draw(model, 4, generator(24))
+    assert seen == [False] * 4
+    assert model.energy.weight.requires_grad
+
+
 @every_kernel
 def test_a_step_is_a_function_of_its_arguments(kernel: Kernel):
     assert isinstance(kernel, Kernel)

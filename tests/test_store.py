@@ -19,15 +19,15 @@ from typing import Any
 
 import pytest
 import torch
-from toys import METHODS, VAES, Blob, Countdown, Note, Offset, journal, kept, processes, until
+from toys import METHODS, VAES, Blob, Countdown, Note, Offset, full_disk, journal, kept, processes, until
 
 from ebmzoo.execution import everything_behind
 from ebmzoo.fields import added
 from ebmzoo.metrics import FrechetDistance
 from ebmzoo.recipes import Samples, Score, Trained
-from ebmzoo.runtime import Deadline, Runtime
+from ebmzoo.runtime import Deadline, OutOfTime, Runtime
 from ebmzoo.samplers import MALA, Chains, Decay, Direct, FromNoise, Langevin, Stage
-from ebmzoo.store import DamagedArtifact, OutOfTime, Recipe, Store, StoreError, canonical, describe, inspect
+from ebmzoo.store import DamagedArtifact, Recipe, Store, StoreError, canonical, describe, inspect
 from ebmzoo.training import GoBack, Limit, LowerLearningRate, Selection
 
 TILTED = dataclasses.replace(
@@ -407,7 +407,8 @@ def test_a_recipe_that_failed_is_not_tried_again_by_the_same_store(tmp_path: Pat
 def test_a_failure_leaves_what_is_needed_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     samples = Samples(VAES["VAE"], Direct(), count=7, shard=2)
     undisturbed = Store(tmp_path / "undisturbed").get(samples)
-    draw, sizes, fails = Direct.draw, [], True
+    draw, fails = Direct.draw, True
+    sizes: list[int] = []
 
     def failing(self: Direct, model: Any, count: int, rng: torch.Generator) -> torch.Tensor:
         if fails and len(sizes) == 2:
@@ -444,6 +445,20 @@ def test_a_full_disk_leaves_no_artifact_and_no_grudge(
     assert inspect(Store(tmp_path).folder(note)).state == "whole"
 
 
+def test_a_disk_that_fills_up_under_an_artifact_leaves_none(tmp_path: Path):
+    samples = Samples(VAES["VAE"], Direct(), count=2000, shard=400)
+    Store(tmp_path).get(VAES["VAE"])
+    with full_disk(4000), pytest.raises(OSError, match="File too large"):
+        Store(tmp_path).get(samples)
+    with (
+        full_disk(8000),
+        pytest.raises(OSError, match=r"\.part cannot be written.*too large"),
+    ):
+        Store(tmp_path).get(samples)
+    assert Store(tmp_path).state(samples) == "begun"
+    assert torch.equal(Store(tmp_path).get(samples), Store(tmp_path / "undisturbed").get(samples))
+
+
 # Several processes
 
 
@@ -476,7 +491,7 @@ def test_waiting_ends_at_the_deadline(tmp_path: Path, monkeypatch: pytest.Monkey
         told.append(message)
         deadline.ask_to_stop()
 
-    monkeypatch.setattr("ebmzoo.store.say", interrupt)
+    monkeypatch.setattr("ebmzoo.store.shelf.say", interrupt)
     with Store(tmp_path).locked(note), pytest.raises(OutOfTime):
         Store(tmp_path, Runtime(deadline=deadline)).get(note)
     assert len(told) == 1

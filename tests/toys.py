@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.context import ForkServerContext
@@ -16,14 +18,14 @@ from torch import Generator, Tensor, nn
 
 from ebmzoo.classifiers import Classifier
 from ebmzoo.data.dataset import Dataset, check_split
-from ebmzoo.energies import ConvEnergy, MLPEnergy, ResidualEnergy
+from ebmzoo.energies import ConvEnergy, Energy, MLPEnergy, ResidualEnergy
 from ebmzoo.generators import ConvGenerator, MLPGenerator
 from ebmzoo.metrics import Metric
 from ebmzoo.models import Model, NoEnergy, StandardNormal
 from ebmzoo.recipes import Trained
-from ebmzoo.runtime import Deadline, Runtime
+from ebmzoo.runtime import Deadline, OutOfTime, Runtime
 from ebmzoo.samplers import MALA, Langevin, Stage
-from ebmzoo.store import OutOfTime, Recipe, Store, unfinished
+from ebmzoo.store import Recipe, Store, unfinished
 from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend
 from ebmzoo_bases.encoders import ConvEncoder, MLPEncoder
 from ebmzoo_bases.vae import VAE, Bernoulli, Gaussian
@@ -126,7 +128,7 @@ class Chaser(Learner):
         super().__init__(model, {"optimizer": self.optimizer, "chains": self.chains, "clock": self.clock})
 
     def step(self, batches: Batches, rng: Generator) -> dict[str, Tensor]:
-        x, by = batches.draw().data, self.model.decoder.by
+        x, [by] = batches.draw().data, self.model.decoder.parameters()
         mask = nn.functional.dropout(torch.ones_like(x), self.method.dropout)
         self.chains.mul_(0.9).add_(self.method.noise * torch.randn(8, 2, generator=rng))
         distances = ((by + self.chains.mean(0) - x) * mask).square().sum(1)
@@ -187,7 +189,7 @@ VAES = {
         VAE(3, ConvGenerator(4), ConvEncoder(4), Bernoulli()), PICTURES, 5, 16
     ),
 }
-ENERGIES = (MLPEnergy(16, 2), ConvEnergy(4), ResidualEnergy((4, 6), 1))
+ENERGIES: tuple[Energy, ...] = (MLPEnergy(16, 2), ConvEnergy(4), ResidualEnergy((4, 6), 1))
 METHODS = {
     **VAES,
     **{
@@ -233,6 +235,17 @@ def make_in_pieces(recipe: Recipe, root: Path, updates: int = 1) -> int:
 def kept(root: Path, recipe: Recipe) -> bytes:
     """The artifact's content."""
     return (Store(root).folder(recipe) / recipe.artifact).read_bytes()
+
+
+@contextmanager
+def full_disk(free: int) -> Iterator[None]:
+    """Lets no file grow beyond ``free`` bytes: to who writes it, the same as a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def until(condition: Callable[[], object], seconds: float = 120.0) -> None:

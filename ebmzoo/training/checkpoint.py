@@ -63,7 +63,12 @@ class Run:
         if self.rng.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(self.rng.device)
         part = path.with_name(path.name + ".part")
-        torch.save(state, part)
+        with part.open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:
+                disk = error.__context__  # says that it is full, where torch says "unexpected pos"
+                raise (disk if isinstance(disk, OSError) else error) from None
         replace(part, path)
 
     def load(self, path: Path) -> None:

@@ -4,7 +4,8 @@ It looks at the gradient only through a sigmoid, and so does not break where gra
 :class:`~ebmzoo.samplers.MALA` does.
 
 References:
-    | The Barker proposal: combining robustness and efficiency in gradient-based MCMC (Livingstone & Zanella, 2022)
+    | The Barker proposal: combining robustness and efficiency in gradient-based MCMC (Livingstone & Zanella,
+      2022)
     | https://arxiv.org/abs/1908.11812
 """
 

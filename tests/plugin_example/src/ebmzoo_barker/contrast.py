@@ -22,8 +22,8 @@ from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend
 class NoiseContrast(Method):
     r"""Learns :math:`E` of :math:`\pi(x) = \mathcal{N}(x \mid 0, I) \, e^{-E(x)}` by noise contrast.
 
-    The prior is the noise, so :math:`-E` is the logit of "this is data": its best value is the logarithm of the
-    ratio of data and noise, which is normalised.
+    The prior is the noise, so :math:`-E` is the logit of "this is data": its best value is the logarithm of
+    the ratio of data and noise, which is normalised.
 
     Arguments:
         energy: The architecture of the energy.

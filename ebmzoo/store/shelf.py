@@ -1,60 +1,31 @@
-"""Recipes, and the shelf on which what they make is kept.
+"""Recipes, and the shelf that makes each of them once.
 
-A recipe is a frozen value that says everything that changes a result. Its key, the hash of its description,
-is the address of the artifact it makes; so whatever two tables share is made once, a repeated command makes
-nothing, and a killed one goes on where it was.
-
-A shelf holds a folder ``<kind>-<key12>`` for each artifact::
-
-    recipe.json     the description, the key, and the keys of the recipes it needs
-    run.json        provenance and the artifact's checksum; no part of the key
-    log/            TensorBoard
-    checkpoint      while it is being made
-    artifact.*      renamed in last: present means whole
+The key of a recipe is the hash of its canonical description. It follows what the recipe says and not how the
+code is written, so a refactoring leaves artifacts where they are.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import os
-import platform
 import shutil
-import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, cached_property
-from importlib import metadata
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import filelock
-import safetensors
-import safetensors.torch
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
-from ebmzoo import __version__
 from ebmzoo.runtime import OutOfTime, Runtime, say
-
-
-class StoreError(RuntimeError):
-    """The store cannot do what was asked of it."""
-
-
-class DamagedArtifact(StoreError):
-    """An artifact is not what was put on the shelf."""
-
-    def __init__(self, folder: Path, reason: str):
-        self.folder, self.reason = folder, reason
-        super().__init__(
-            f"the artifact in {folder} is damaged: {reason}. It was neither used nor made again. Restore the "
-            "folder from a copy, or remove it (`ebmzoo store prune` removes damaged artifacts), and say the "
-            "command again."
-        )
+from ebmzoo.store.errors import DamagedArtifact, StoreError
+from ebmzoo.store.files import canonical, pretty, read_json, replace, sha256_of, write
+from ebmzoo.store.inspection import Kept, inspect
+from ebmzoo.store.provenance import device_name, environment
 
 
 def class_name(cls: type) -> str:
@@ -98,11 +69,6 @@ def describe(value: Any) -> Any:
 def _is_frozen_dataclass(value: Any) -> bool:
     parameters = getattr(type(value), "__dataclass_params__", None)
     return parameters is not None and parameters.frozen
-
-
-def canonical(description: Any) -> str:
-    """Returns the one JSON text of a description, which is what a key hashes."""
-    return json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 class Recipe(ABC):
@@ -166,29 +132,6 @@ def recipes_within(value: Any) -> Iterator[Recipe]:
             yield part
         else:
             yield from recipes_within(part)
-
-
-class Kept(NamedTuple):
-    """A folder of the shelf, as ``store list`` and ``store verify`` see it.
-
-    Arguments:
-        folder: The folder.
-        state: ``whole``, ``begun`` or ``damaged``.
-        reason: Why it counts as damaged, or nothing.
-        recipe: What ``recipe.json`` says.
-        run: What ``run.json`` says.
-    """
-
-    folder: Path
-    state: str
-    reason: str = ""
-    recipe: dict[str, Any] = {}  # noqa: RUF012
-    run: dict[str, Any] = {}  # noqa: RUF012
-
-    @property
-    def bytes(self) -> int:
-        """The space that the folder takes."""
-        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
 
 class Store:
@@ -259,7 +202,7 @@ class Store:
         """
         folder = self.folder(recipe)
         try:
-            record: dict[str, Any] = _read_json(folder / "run.json")
+            record: dict[str, Any] = read_json(folder / "run.json")
         except (FileNotFoundError, ValueError):
             raise DamagedArtifact(folder, "run.json is missing or cannot be read") from None
         return record
@@ -299,7 +242,7 @@ class Store:
         folder = self.folder(recipe)
         folder.mkdir(parents=True, exist_ok=True)
         self._check(recipe)
-        write(folder / "recipe.json", _pretty(recipe_record(recipe)))
+        write(folder / "recipe.json", pretty(recipe_record(recipe)))
         began = time.time()
         facts = recipe.make(self, folder)
         made = unfinished(folder, recipe)
@@ -313,7 +256,7 @@ class Store:
             "last_session_seconds": round(time.time() - began, 3),
             "artifact": {"bytes": made.stat().st_size, "sha256": sha256_of(made)},
         }
-        write(folder / "run.json", _pretty(record))
+        write(folder / "run.json", pretty(record))
         replace(made, folder / recipe.artifact)
         for path in [*folder.glob("checkpoint*"), *folder.glob("shard-*")]:
             path.unlink()
@@ -352,135 +295,3 @@ def recipe_record(recipe: Recipe) -> dict[str, Any]:
     """Returns what ``recipe.json`` says of a recipe."""
     needs = [{"kind": need.kind, "key": need.key} for need in recipe.needs()]
     return {"key": recipe.key, "kind": recipe.kind, "needs": needs, "description": describe(recipe)}
-
-
-def inspect(folder: Path) -> Kept:
-    """Returns the state of an artifact's folder, with its checksum compared."""
-    try:
-        recipe = _read_json(folder / "recipe.json")
-        intact = recipe["key"] == hashlib.sha256(canonical(recipe["description"]).encode()).hexdigest()
-    except FileNotFoundError:
-        return Kept(
-            folder, "damaged" if list(folder.glob("artifact.*")) else "begun", "recipe.json is missing"
-        )
-    except (ValueError, KeyError, TypeError):
-        return Kept(folder, "damaged", "recipe.json cannot be read")
-    if not intact or not folder.name.endswith(recipe["key"][:12]):
-        return Kept(folder, "damaged", "recipe.json does not describe what the folder's name says")
-    artifacts = [path for path in folder.glob("artifact.*") if path.suffix != ".part"]
-    if not artifacts:
-        return Kept(folder, "begun", recipe=recipe)
-    try:
-        run = _read_json(folder / "run.json")
-        size, digest = run["artifact"]["bytes"], run["artifact"]["sha256"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return Kept(folder, "damaged", "run.json is missing or cannot be read", recipe)
-    if artifacts[0].stat().st_size != size:
-        return Kept(folder, "damaged", f"{artifacts[0].name} is not {size} bytes long", recipe, run)
-    if sha256_of(artifacts[0]) != digest:
-        return Kept(
-            folder, "damaged", f"the checksum of {artifacts[0].name} is not that in run.json", recipe, run
-        )
-    return Kept(folder, "whole", recipe=recipe, run=run)
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a text file as a whole: after a crash, the old content or the new one is there."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    replace(part, path)
-
-
-def replace(part: Path, path: Path) -> None:
-    """Renames a written file into its place, after its content has reached the disk."""
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Writes tensors as safetensors, contiguous and on the CPU; equal tensors make equal files."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    safetensors.torch.save_file(plain, path)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads tensors as safetensors.
-
-    Raises:
-        StoreError: If the file is none.
-    """
-    try:
-        return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise DamagedArtifact(path.parent, f"{path.name} cannot be read ({error})") from None
-
-
-def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _pretty(value: Any) -> str:
-    return json.dumps(value, indent=1, sort_keys=True) + "\n"
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-@cache
-def environment() -> dict[str, Any]:
-    """Returns the versions and the commit that numbers were made with."""
-    libraries = ("torch", "numpy", "scipy", "scikit-learn", "torch-fidelity", "torchvision")
-    versions = {"ebmzoo": __version__, "python": platform.python_version()}
-    for name in libraries:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "absent"
-    return {"versions": versions, "commit": _commit(), "platform": platform.platform()}
-
-
-def _commit() -> str | None:
-    """Returns the commit of the source tree that this package is imported from, or None outside of one."""
-    here = Path(__file__).resolve().parent
-    if not (here.parent / ".git").exists():
-        return None
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-@cache
-def device_name(device: str) -> str:
-    """Returns what a device is, in the words of its maker."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-
-
-__all__ = [
-    "DamagedArtifact",
-    "Kept",
-    "OutOfTime",
-    "Recipe",
-    "Store",
-    "StoreError",
-    "describe",
-]
