@@ -25,7 +25,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
     )
 
     return {
-        "methods": [classifiers.Classifier],
+        "methods": [classifiers.Classifier, training.Averaged],
         "data": [
             data.TwentyFiveGaussians,
             data.SwissRoll,

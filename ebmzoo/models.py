@@ -23,6 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -37,6 +38,9 @@ class Prior(nn.Module, ABC):
     Arguments:
         shape: The shape of one point, without the batch.
     """
+
+    flat: ClassVar[bool] = False
+    """Whether the density is the same wherever it is not zero, so that no gradient need be taken of it."""
 
     anchor: Tensor
 
@@ -77,6 +81,8 @@ class Box(Prior):
         low: The lower bound :math:`l` of every coordinate.
         high: The upper bound :math:`h`.
     """
+
+    flat = True
 
     def __init__(self, shape: Sequence[int], low: float = -1.0, high: float = 1.0):
         super().__init__(shape)
@@ -145,7 +151,9 @@ class Tilted:
 
     def __call__(self, u: Tensor) -> Tensor:
         """Returns the values, of shape (B,), for points of shape (B, *)."""
-        return self.model.prior.log_prob(u) - self.beta * self.model.energy(self.model.decoder(u))
+        prior = self.model.prior
+        log_prior = prior.log_prob(u.detach() if prior.flat else u)
+        return log_prior - self.beta * self.model.energy(self.model.decoder(u))
 
 
 class CompiledTarget:

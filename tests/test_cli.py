@@ -165,7 +165,7 @@ class TestList:
             assert markup not in shown
 
     def test_markup_becomes_plain(self):
-        assert plain(r"At :math:`\mathcal{N}(0, s^2 I)`, of ``x``.") == "At N(0, s^2 I), of x."
+        assert plain(r"At :math:`\mathcal{N}(0, s^2 I)`, of ``x``.") == "At N(0, s^2 I), of `x`."
         assert plain(r":math:`\rho(u) \exp(-\beta E(g(u)))`") == "ρ(u) exp(-β E(g(u)))"
         assert plain(r"As :class:`~ebmzoo.samplers.MALA` or :func:`f`.") == "As MALA or f."
 
@@ -344,6 +344,21 @@ class TestReproduce:
         well("reproduce", "own/tiny", "--rows", "VAE", "--seeds", "1")
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
+    @pytest.mark.slow
+    def test_two_at_once_make_it_together(self, here):
+        words = [sys.executable, "-m", "ebmzoo", "reproduce", "own/tiny", "--json"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        both = [
+            subprocess.Popen(
+                words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            )
+            for _ in range(2)
+        ]
+        told = [each.communicate(timeout=300) for each in both]
+        assert [each.returncode for each in both] == [0, 0], told
+        assert told[0][0] == told[1][0]
+        assert len(artifacts(here)) == 16
+
     def test_a_full_disk_is_told(self, monkeypatch):
         def refuse(*words: object) -> None:
             raise OSError(28, "No space left on device", "table.json")
@@ -488,14 +503,15 @@ class TestStore:
         assert made.exit_code == 2
         assert "references.json cannot be read" in made.stderr
         assert len(artifacts(here)) == 8
+        assert "references.json cannot be read" in run("reproduce", "own/tiny", "--seeds", "1").stderr
 
 
 class TestDoctor:
     def test_it_is_well_here(self, here):
         made = run("doctor")
         assert made.exit_code == 0, made.output
-        assert f"✓ ebmzoo     {__version__}" in made.stdout
-        assert "✓ tables     own/tiny, tilting/" in made.stdout
+        assert f"✓ ebmzoo         {__version__}" in made.stdout
+        assert "✓ tables         own/tiny, tilting/" in made.stdout
         assert not (here / "artifacts").exists()
 
     def test_it_says_what_is_missing(self, here, monkeypatch):
@@ -503,8 +519,10 @@ class TestDoctor:
         with installed(here / "site", BROKEN):
             made = run("doctor")
         assert made.exit_code == 1
-        assert "✗ data       EBMZOO_DATA names nowhere, which is no folder" in made.stdout
-        assert "✗ plugin     broken: it cannot be imported (ImportError: cannot import name" in made.stdout
+        assert "✗ data           EBMZOO_DATA names nowhere, which is no folder" in made.stdout
+        assert (
+            "✗ plugin         broken: it cannot be imported (ImportError: cannot import name" in made.stdout
+        )
 
 
 OUT = ("--row", "VAE", "--column", "25 Gaussians")

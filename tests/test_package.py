@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import stat
 import tomllib
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import ebmzoo
 from ebmzoo import config
+from ebmzoo.builtin import ebmzoo_reproductions
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -52,11 +54,13 @@ def test_every_plugin_folder_is_offered():
     assert PROJECT["tool"]["coverage"]["run"]["source_pkgs"] == ["ebmzoo", *folders]
 
 
-def test_reproductions_are_found():
-    from ebmzoo.builtin import ebmzoo_reproductions
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in folder.rglob("*.gin")}
 
-    assert ebmzoo_reproductions() == ROOT / "reproductions"
-    assert not (ROOT / "reproductions" / "__init__.py").exists()
+
+def test_reproductions_come_with_the_package():
+    assert contents(ebmzoo_reproductions()) == contents(ROOT / "reproductions") != {}
+    assert importlib.util.find_spec("reproductions") is None or Path.cwd() == ROOT
 
 
 def test_tox_has_what_the_readme_says():

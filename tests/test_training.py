@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -183,27 +184,32 @@ class Killed(BaseException):
     """The end of a process, as far as that can be had within one."""
 
 
-@pytest.mark.parametrize("killed_at", range(1, 50, 4))
-def test_a_run_killed_after_its_last_checkpoint_ends_the_same(
-    killed_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("saved", [3, 4, 17, 1000], ids="a checkpoint every {} updates".format)
+def test_a_run_killed_between_checkpoints_ends_the_same(
+    saved: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Checkpoints come every fourth update here, milestones every fifth; updates since are made again."""
-    moments = iter(range(10**6))
-    monkeypatch.setattr("ebmzoo.training.loop.SAVE_INTERVAL", 7.5)
-    monkeypatch.setattr("ebmzoo.training.loop.time.monotonic", lambda: float(next(moments)))
+    """Updates since the last checkpoint are made again, whether or not training went back meanwhile."""
     Store(tmp_path / "undisturbed").get(STEEP)
-    finish, updates = descend, iter(range(1, 10**6))
+    made, killed_at = 0, 0
 
     def mortal(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
-        if next(updates) == killed_at:
+        nonlocal made
+        made += 1
+        if made == killed_at:
             raise Killed
-        return finish(optimizer, loss)
+        return descend(optimizer, loss)
 
     monkeypatch.setattr("toys.descend", mortal)
-    with pytest.raises(Killed):
-        Store(tmp_path).get(STEEP)
-    Store(tmp_path).get(STEEP)
-    assert kept(tmp_path, STEEP) == kept(tmp_path / "undisturbed", STEEP)
+    monkeypatch.setattr("ebmzoo.training.loop.time", SimpleNamespace(monotonic=lambda: float(made)))
+    monkeypatch.setattr("ebmzoo.training.loop.SAVE_INTERVAL", saved - 0.5)
+    for root in (tmp_path / str(moment) for moment in range(2, 50, 5)):
+        made, killed_at = 0, int(root.name)
+        with pytest.raises(Killed):
+            Store(root).get(STEEP)
+        made, killed_at = 0, 0
+        Store(root).get(STEEP)
+        assert kept(root, STEEP) == kept(tmp_path / "undisturbed", STEEP), root.name
+        assert Store(root).run(STEEP)["attempts"] == Store(tmp_path / "undisturbed").run(STEEP)["attempts"]
 
 
 def test_a_run_killed_when_patience_has_just_run_out_is_not_trained_further(

@@ -29,7 +29,7 @@ def doctor(context: click.Context, root: Path) -> None:
     for check in (_versions, _devices, _plugins, _compiler, lambda: _store(root), _data):
         for fine, name, finding in check():
             well = well and fine
-            click.echo(f"{'✓' if fine else '✗'} {name:10} {finding}")
+            click.echo(f"{'✓' if fine else '✗'} {name:14} {finding}")
     context.exit(0 if well else FAILED)
 
 

@@ -80,7 +80,7 @@ def plain(text: str) -> str:
     """Returns a line of a docstring without its markup, and with its formulas in plain letters."""
     text = re.sub(r":math:`([^`]*)`", lambda found: _plain_formula(found[1]), text)
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?([^`]*)`", r"\1", text)
-    return text.replace("``", "")
+    return text.replace("``", "`")
 
 
 def _plain_formula(formula: str) -> str:

@@ -28,12 +28,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name", metavar="TABLE", type=TableName())
-@click.option("--row", required=True, help="The row whose model is sampled.")
-@click.option("--column", required=True, help="The column.")
-@click.option("--count", type=click.IntRange(1), default=64, show_default=True, help="How many samples.")
+@click.option("--row", required=True, metavar="NAME", help="The row whose model is sampled.")
+@click.option("--column", required=True, metavar="NAME", help="The column.")
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Which of the table's seeds, from 0."
+    "--count", type=click.IntRange(1), default=64, show_default=True, metavar="N", help="How many samples."
 )
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N",
+    help="Which of the table's seeds, from 0.",
+)  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False, writable=True), required=True, metavar="FILE",
     help="A .png for a picture, or a .npy for numbers.",
@@ -70,9 +73,7 @@ def sample(
         shape = recipe.data.shape
         raise ConfigError(f"--out {out}: data of shape {shape} have no picture; name a .npy for the numbers")
     store = open_store(root, device, compiled, time_limit)
-    folder = table_folder(root, configured)
-    folder.mkdir(parents=True, exist_ok=True)
-    note_references(folder / "references.json", [each.key for each in everything_behind([recipe])])
+    note_references(table_folder(root, configured), [each.key for each in everything_behind([recipe])])
     _write(store.get(recipe), f"{name} · {row} · {column}", out)
     click.echo(str(out))
 

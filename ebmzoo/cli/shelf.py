@@ -10,6 +10,7 @@ import click
 
 from ebmzoo.cli.errors import FAILED, complain
 from ebmzoo.cli.options import debug_option, json_option, store_option
+from ebmzoo.cli.tables import references
 from ebmzoo.config import ConfigError
 
 if TYPE_CHECKING:
@@ -103,12 +104,7 @@ def _prunable(shelf: Store) -> list[tuple[Kept, str]]:
     """Returns what may go, and why."""
     needed: set[str] = set()
     for path in (shelf.root / "tables").glob("*/references.json"):
-        try:
-            needed.update(json.loads(path.read_text()))
-        except ValueError:
-            raise ConfigError(
-                f"{path} cannot be read, so nothing tells what is needed; remove that file first"
-            ) from None
+        needed.update(references(path))
     doomed = []
     for kept in shelf.contents():
         if kept.state == "damaged":

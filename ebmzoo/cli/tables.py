@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import filelock
 
 from ebmzoo.cli.errors import FAILED, OUT_OF_TIME, complain, debugging, paragraph, say_out_of_time
 from ebmzoo.cli.options import (
@@ -20,6 +23,7 @@ from ebmzoo.cli.options import (
     table_options,
     tables_argument,
 )
+from ebmzoo.config import ConfigError
 
 if TYPE_CHECKING:
     from ebmzoo.config import Configured
@@ -119,19 +123,19 @@ def _reproduce(
     from ebmzoo.verdicts import Outcome
 
     folder = table_folder(store.root, configured)
-    folder.mkdir(parents=True, exist_ok=True)
     behind = everything_behind([score for cell in cells for score in cell.scores()])
-    note_references(folder / "references.json", [recipe.key for recipe in behind])
+    note_references(folder, [recipe.key for recipe in behind])
     measured = measure(cells, store, debug=debugging())
     outcome = Outcome(
         configured.name, configured.scale, configured.table, tuple(measured.results), configured.overrides
     )
     document = rendering.as_json(outcome)
-    write(folder / "table.json", json.dumps(document, indent=1) + "\n")
-    write(folder / "table.txt", rendering.text(outcome) + "\n")
     if not as_json:
         click.echo(rendering.text(outcome))
-    drawn = measured.out_of_time or _draw(configured, store, folder, to_stderr=as_json)
+    with _alone_in(folder):
+        write(folder / "table.json", json.dumps(document, indent=1) + "\n")
+        write(folder / "table.txt", rendering.text(outcome) + "\n")
+        drawn = measured.out_of_time or _draw(configured, store, folder, to_stderr=as_json)
     return document, measured.failed or not drawn, measured.out_of_time
 
 
@@ -159,12 +163,38 @@ def table_folder(root: Path, configured: Configured) -> Path:
     return root / "tables" / f"{slug}.{configured.scale}.{digest[:8]}"
 
 
-def note_references(path: Path, keys: list[str]) -> None:
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Lets one process at a time write into a table's folder, which is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / ".lock"):
+        yield
+
+
+def note_references(folder: Path, keys: list[str]) -> None:
     """Notes which artifacts a table needs, besides those noted before, so that pruning leaves them alone."""
     from ebmzoo.store import write
 
-    known = json.loads(path.read_text()) if path.exists() else []
-    write(path, json.dumps(sorted({*known, *keys}), indent=0) + "\n")
+    with _alone_in(folder):
+        path = folder / "references.json"
+        known = references(path) if path.exists() else []
+        write(path, json.dumps(sorted({*known, *keys}), indent=0) + "\n")
+
+
+def references(path: Path) -> list[str]:
+    """Returns the keys of the artifacts that a table needs.
+
+    Raises:
+        ConfigError: If the file is damaged.
+    """
+    try:
+        keys: list[str] = json.loads(path.read_text())
+    except ValueError:
+        raise ConfigError(
+            f"{path} cannot be read, so nothing tells what its table needs; remove that file, and say "
+            "`ebmzoo reproduce` of the table before you prune"
+        ) from None
+    return keys
 
 
 def _one_or_all(documents: list[Any]) -> Any:

@@ -1,5 +1,6 @@
 """Training: methods and learners, minibatches, the loop, and what it does about divergence."""
 
+from ebmzoo.training.averaging import Averaged
 from ebmzoo.training.batches import Batch, Batches
 from ebmzoo.training.divergence import Diverged, FreshNoise, GoBack, Limit, LowerLearningRate, Stop
 from ebmzoo.training.learner import Adam, Learner, Method, Optimizer, descend
@@ -9,6 +10,7 @@ from ebmzoo.training.selection import Referee, Selection
 
 __all__ = [
     "Adam",
+    "Averaged",
     "Batch",
     "Batches",
     "Diverged",
