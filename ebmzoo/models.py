@@ -23,7 +23,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -38,9 +37,6 @@ class Prior(nn.Module, ABC):
     Arguments:
         shape: The shape of one point, without the batch.
     """
-
-    flat: ClassVar[bool] = False
-    """Whether the density is the same wherever it is not zero, so that no gradient need be taken of it."""
 
     anchor: Tensor
 
@@ -82,18 +78,16 @@ class Box(Prior):
         high: The upper bound :math:`h`.
     """
 
-    flat = True
-
     def __init__(self, shape: Sequence[int], low: float = -1.0, high: float = 1.0):
         super().__init__(shape)
         self.low, self.high = low, high
 
     def log_prob(self, u: Tensor) -> Tensor:
-        """Returns the log-densities, of shape (B,)."""
-        points = u.flatten(1)
-        inside = ((points >= self.low) & (points <= self.high)).all(1)
+        """Returns the log-densities, of shape (B,). Their gradient is zero, so they carry no graph."""
+        points = u.detach().flatten(1)
+        inside = (points.clamp(self.low, self.high) == points).all(1)
         density = -math.log(self.high - self.low) * math.prod(self.shape)
-        return torch.where(inside, density + 0.0 * points.sum(1), -math.inf)
+        return torch.where(inside, points.new_full((), density), -math.inf)
 
     def draw(self, count: int, rng: Generator) -> Tensor:
         """Returns ``count`` independent points, of shape (count, *shape)."""
@@ -151,9 +145,7 @@ class Tilted:
 
     def __call__(self, u: Tensor) -> Tensor:
         """Returns the values, of shape (B,), for points of shape (B, *)."""
-        prior = self.model.prior
-        log_prior = prior.log_prob(u.detach() if prior.flat else u)
-        return log_prior - self.beta * self.model.energy(self.model.decoder(u))
+        return self.model.prior.log_prob(u) - self.beta * self.model.energy(self.model.decoder(u))
 
 
 class CompiledTarget:
@@ -214,6 +206,8 @@ def value_and_grad(target: Target, u: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         u = u.detach().requires_grad_()
         value = target(u)
+        if not value.requires_grad:  # flat, as a box is by itself
+            return value, torch.zeros_like(u, requires_grad=False)
         (gradient,) = torch.autograd.grad(value.sum(), u)
     return value.detach(), gradient
 

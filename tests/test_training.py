@@ -188,7 +188,10 @@ class Killed(BaseException):
 def test_a_run_killed_between_checkpoints_ends_the_same(
     saved: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Updates since the last checkpoint are made again, whether or not training went back meanwhile."""
+    """Updates since the last checkpoint are made again, whether or not training went back meanwhile.
+
+    There is one checkpoint in any case: that of a first session, which was stopped after four updates.
+    """
     Store(tmp_path / "undisturbed").get(STEEP)
     made, killed_at = 0, 0
 
@@ -202,8 +205,9 @@ def test_a_run_killed_between_checkpoints_ends_the_same(
     monkeypatch.setattr("toys.descend", mortal)
     monkeypatch.setattr("ebmzoo.training.loop.time", SimpleNamespace(monotonic=lambda: float(made)))
     monkeypatch.setattr("ebmzoo.training.loop.SAVE_INTERVAL", saved - 0.5)
-    for root in (tmp_path / str(moment) for moment in range(2, 50, 5)):
+    for root in (tmp_path / str(moment) for moment in range(5, 50, 5)):
         made, killed_at = 0, int(root.name)
+        checkpoint_of(STEEP, root)
         with pytest.raises(Killed):
             Store(root).get(STEEP)
         made, killed_at = 0, 0
@@ -250,8 +254,9 @@ def test_the_deadline_leaves_a_checkpoint_and_nothing_else(tmp_path: Path):
 
 
 def checkpoint_of(trained: Trained, root: Path) -> Path:
+    """The checkpoint of a run that was stopped after four updates."""
     with pytest.raises(OutOfTime):
-        Store(root, Runtime(deadline=Countdown(4))).get(trained)
+        Store(root, Runtime(deadline=Countdown(5))).get(trained)
     return Store(root).folder(trained) / "checkpoint"
 
 
