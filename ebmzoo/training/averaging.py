@@ -22,8 +22,8 @@ class Averaged(Method):
         d_t = \min(d, t / (t + 9))
 
     An energy that learns from short chains swings about its optimum, since its samples lag behind it; the
-    average does not. Training goes on with the weights themselves, which the average does not touch. The decay
-    begins small, so that the initial weights are soon forgotten.
+    average does not. Training goes on with the weights themselves, which the average does not touch. The
+    decay begins small, so that the initial weights are soon forgotten.
 
     Arguments:
         method: The method that learns.
