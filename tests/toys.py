@@ -26,7 +26,7 @@ from ebmzoo.recipes import Trained
 from ebmzoo.runtime import Deadline, OutOfTime, Runtime
 from ebmzoo.samplers import MALA, Langevin, Stage
 from ebmzoo.store import Recipe, Store, unfinished
-from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend
+from ebmzoo.training import Adam, Averaged, Batches, Learner, Method, Optimizer, descend
 from ebmzoo_bases.encoders import ConvEncoder, MLPEncoder
 from ebmzoo_bases.vae import VAE, Bernoulli, Gaussian
 from ebmzoo_tilting.tilting import Tilting
@@ -199,6 +199,9 @@ METHODS = {
         for (name, base), energy in zip(VAES.items(), ENERGIES, strict=True)
     },
     "Classifier": Trained(Classifier(classes=2, channels=4, features=8), PICTURES, 5, 16),
+    "Averaged Classifier": Trained(
+        Averaged(Classifier(classes=2, channels=4, features=8), decay=0.5), PICTURES, 5, 16
+    ),
 }
 """Every registered method as a recipe of five updates, on all kinds of data that it is for."""
 
