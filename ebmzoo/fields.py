@@ -23,7 +23,12 @@ class FieldError(ValueError):
     def __init__(self, owner: object, name: str, expected: str):
         self.owner, self.name, self.expected = type(owner).__name__, name, expected
         self.value = getattr(owner, name)
+        self._given = (owner, name, expected)
         super().__init__(f"{self.owner}.{name} should be {expected}, not {self.value!r}")
+
+    def __reduce__(self) -> tuple[type[FieldError], tuple[object, str, str]]:
+        """Lets the error pass between processes."""
+        return type(self), self._given
 
 
 def positive(owner: object, *names: str) -> None:

@@ -80,6 +80,8 @@ class Box(Prior):
 
     def __init__(self, shape: Sequence[int], low: float = -1.0, high: float = 1.0):
         super().__init__(shape)
+        if not low < high:
+            raise ValueError(f"a box should have low below high, not low={low} and high={high}")
         self.low, self.high = low, high
 
     def log_prob(self, u: Tensor) -> Tensor:
@@ -144,8 +146,16 @@ class Tilted:
         self.model, self.beta = model, beta
 
     def __call__(self, u: Tensor) -> Tensor:
-        """Returns the values, of shape (B,), for points of shape (B, *)."""
-        return self.model.prior.log_prob(u) - self.beta * self.model.energy(self.model.decoder(u))
+        """Returns the values, of shape (B,), for points of shape (B, *).
+
+        Raises:
+            ValueError: If the energy does not give one number for each point, which would couple the chains.
+        """
+        log_prior, energy = self.model.prior.log_prob(u), self.model.energy(self.model.decoder(u))
+        if energy.shape != log_prior.shape:
+            expected, found = tuple(log_prior.shape), tuple(energy.shape)
+            raise ValueError(f"an energy should return one number for each point, {expected}, not {found}")
+        return log_prior - self.beta * energy
 
 
 class CompiledTarget:

@@ -315,3 +315,14 @@ def test_the_compiled_target_equals_the_eager_one(monkeypatch):
 def test_models_without_compilation_do_not_import_the_compiler():
     assert isinstance(toy_model().target(), models.Tilted)
     assert np.isfinite(float(toy_model().target()(torch.zeros(1, 2)).detach()))
+
+
+def test_an_energy_that_couples_chains_is_refused():
+    model = Model(StandardNormal((2,)), nn.Identity(), nn.Linear(2, 1))
+    with pytest.raises(ValueError, match=r"one number for each point, \(4,\), not \(4, 1\)"):
+        value_and_grad(model.target(), torch.zeros(4, 2))
+
+
+def test_a_box_has_two_ends():
+    with pytest.raises(ValueError, match="low below high"):
+        Box((2,), 1.0, -1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -884,3 +885,10 @@ def test_the_documented_decay_of_studiogan():
 
 def test_a_check_fails_as_seldom_as_stated():
     assert stats.norm.sf(Z) * 2 == pytest.approx(FAILURE)
+
+
+def test_field_errors_pass_between_processes():
+    with pytest.raises(FieldError) as caught:
+        Langevin(-1.0)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.name) == (str(caught.value), "step_size")

@@ -56,7 +56,7 @@ class SGLD:
 
     .. math:: u' = \mathrm{box}\left( u + a \, \mathrm{clip}_c(\nabla \log \pi(u)) + s \, \xi \right)
 
-    Without clip and box this is :class:`Langevin` with :math:`\eta = a` on :math:`\pi^{1/T}`, at the
+    Without clip and box this is :class:`Langevin` with :math:`\eta = s^2 / 2` on :math:`\pi^{1/T}`, at the
     temperature :math:`T = s^2 / (2 a)` that :attr:`temperature` gives. Energy-based models of images are
     mostly trained so: Du & Mordatch (2019) at :math:`T \approx 10^{-6}`, Grathwohl et al. (2020) at
     :math:`T = 5 \cdot 10^{-5}`, Nijkamp et al. (2019) at :math:`T = 5 \cdot 10^{-5}`. With a clip there is no
