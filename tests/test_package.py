@@ -25,7 +25,7 @@ def command(name: str) -> str:
 
 def test_the_commands_of_the_readme():
     install = "python -m venv .venv && .venv/bin/pip install -e "
-    assert command("main") == install + ". && .venv/bin/ebmzoo reproduce tilting/toy"
+    assert command("main") == install + ". && OMP_NUM_THREADS=1 .venv/bin/ebmzoo reproduce tilting/toy"
     assert command("test") == install + "'.[dev]' && .venv/bin/pytest"
     assert "tilting/toy" in config.tables()
 
