@@ -27,6 +27,7 @@ from torch import Generator
 from ebmzoo.config import load
 from ebmzoo.execution import everything_behind
 from ebmzoo.recipes import Trained
+from ebmzoo.runtime import keep_freed_memory
 from ebmzoo.training import Batches, Learner, Log, fit
 
 GOAL = 1.05
@@ -115,6 +116,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
+    keep_freed_memory()
     report = {
         "torch": torch.__version__,
         "machine": f"{os.cpu_count()}-core {platform.machine()}",

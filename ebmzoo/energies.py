@@ -113,8 +113,17 @@ class ResidualEnergy:
             raise FieldError(self, "groups", "at least one number of channels")
 
     def energy(self, shape: tuple[int, ...]) -> nn.Module:
-        """Returns a network with fresh weights, from images (B, C, H, W) to energies (B,)."""
-        colours, _, _ = image_shape(self, shape)
+        """Returns a network with fresh weights, from images (B, C, H, W) to energies (B,).
+
+        Raises:
+            ValueError: If ``shape`` is not that of an image, or halving leaves nothing of it.
+        """
+        colours, height, width = image_shape(self, shape)
+        if min(height, width) < 2 ** len(self.groups):
+            raise ValueError(
+                f"ResidualEnergy halves the resolution {len(self.groups)} times, which leaves nothing of "
+                f"{height}×{width} images; name fewer groups"
+            )
         layers: list[nn.Module] = [nn.Conv2d(colours, self.groups[0], 3, padding=1)]
         previous = self.groups[0]
         for channels in self.groups:

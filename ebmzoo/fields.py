@@ -51,6 +51,13 @@ def within(owner: object, name: str, low: float, high: float) -> None:
         raise FieldError(owner, name, f"between {low:g} and {high:g}")
 
 
+def share(owner: object, *names: str) -> None:
+    """Raises :class:`FieldError` unless each named field lies in [0, 1), as the decay of an average does."""
+    for name in names:
+        if not 0 <= getattr(owner, name) < 1:
+            raise FieldError(owner, name, "at least 0 and below 1")
+
+
 def added(default: Any) -> Any:
     """Declares a field that came after artifacts of its class had been made.
 

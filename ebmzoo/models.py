@@ -89,7 +89,7 @@ class Box(Prior):
         points = u.detach().flatten(1)
         inside = (points.clamp(self.low, self.high) == points).all(1)
         density = -math.log(self.high - self.low) * math.prod(self.shape)
-        return torch.where(inside, points.new_full((), density), -math.inf)
+        return inside.to(points.dtype).log_().add_(density)  # log 0 = -inf
 
     def draw(self, count: int, rng: Generator) -> Tensor:
         """Returns ``count`` independent points, of shape (count, *shape)."""
@@ -142,7 +142,7 @@ class Model(nn.Module):
 class Tilted:
     r"""The target :math:`\log \rho(u) - \beta E(g(u))` of a model."""
 
-    def __init__(self, model: Model, beta: float | Tensor):
+    def __init__(self, model: Model, beta: float):
         self.model, self.beta = model, beta
 
     def __call__(self, u: Tensor) -> Tensor:
@@ -151,11 +151,15 @@ class Tilted:
         Raises:
             ValueError: If the energy does not give one number for each point, which would couple the chains.
         """
-        log_prior, energy = self.model.prior.log_prob(u), self.model.energy(self.model.decoder(u))
-        if energy.shape != log_prior.shape:
-            expected, found = tuple(log_prior.shape), tuple(energy.shape)
-            raise ValueError(f"an energy should return one number for each point, {expected}, not {found}")
-        return log_prior - self.beta * energy
+        return torch.sub(*_terms(self.model, u), alpha=self.beta)
+
+
+def _terms(model: Model, u: Tensor) -> tuple[Tensor, Tensor]:
+    log_prior, energy = model.prior.log_prob(u), model.energy(model.decoder(u))
+    if energy.shape != log_prior.shape:
+        expected, found = tuple(log_prior.shape), tuple(energy.shape)
+        raise ValueError(f"an energy should return one number for each point, {expected}, not {found}")
+    return log_prior, energy
 
 
 class CompiledTarget:
@@ -182,7 +186,8 @@ class CompiledTarget:
 
 def _functional_value_and_grad(model: Model, beta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     def total(u: Tensor) -> tuple[Tensor, Tensor]:
-        value = Tilted(model, beta)(u)
+        log_prior, energy = _terms(model, u)
+        value = log_prior - beta * energy
         return value.sum(), value
 
     gradient, (_, value) = torch.func.grad_and_value(total, has_aux=True)(u)

@@ -1,13 +1,15 @@
-"""What changes no number: device, compilation, the deadline, and where progress is told.
+"""What changes no number: device, compilation, the deadline, memory, and where progress is told.
 
-Everything here comes from flags of the command line, and none of it is part of an artifact's name.
+None of it is part of an artifact's name.
 """
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -72,6 +74,25 @@ class Runtime:
         import torch
 
         return torch.device(self.device)
+
+
+def keep_freed_memory() -> None:
+    """Lets the process keep freed memory for its next step instead of giving it back to the system.
+
+    A step allocates the same activations again and again. By default glibc returns large blocks at once, and
+    the kernel has to find and clear every page anew: up to a quarter of the time of a convolutional energy's
+    gradient on a CPU. Resident memory stays at its peak. Where the C library is another, nothing happens.
+    """
+    with suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in _MALLOC_OPTIONS.items():
+            mallopt(parameter, value)
+
+
+_MALLOC_OPTIONS = {
+    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: how much free memory at the end of the heap is given back
+    -4: 0,  # M_MMAP_MAX: how many blocks live outside the heap
+}
 
 
 def progress(items: Iterable[Item], label: str, total: int, done: int = 0) -> Iterator[Item]:

@@ -57,7 +57,17 @@ def test_the_average_of_weights_that_stand_still_is_they():
         torch.testing.assert_close(value, learnt[name])
 
 
-@pytest.mark.parametrize("decay", [-0.1, 1.1])
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_a_decay_is_a_share(decay):
     with pytest.raises(FieldError, match=r"Averaged\.decay"):
         Averaged(RECIPE.method, decay)
+
+
+def test_buffers_are_those_of_the_last_update():
+    method = Averaged(RECIPE.method, 0.9)
+    model = method.model(RECIPE.data.shape, None)
+    model.register_buffer("statistics", torch.zeros(2))
+    learner = method.learner(model)
+    learner.parts["learning"].statistics.fill_(3.0)
+    learner._follow(0.9)
+    assert learner.model.statistics.tolist() == [3.0, 3.0]

@@ -163,9 +163,10 @@ def open_store(
 ) -> Store:
     """Returns the store, with how work is to be done."""
     from ebmzoo.execution import device_named
-    from ebmzoo.runtime import Deadline, Runtime
+    from ebmzoo.runtime import Deadline, Runtime, keep_freed_memory
     from ebmzoo.store import Store
 
+    keep_freed_memory()
     device, deadline = device_named(device), Deadline(time_limit)
     click.get_current_context().call_on_close(stop_on_signals(deadline))
     command = " ".join(["ebmzoo", *sys.argv[1:]])

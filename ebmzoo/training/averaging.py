@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from ebmzoo.fields import within
+from ebmzoo.fields import share
 from ebmzoo.models import Model
 from ebmzoo.training.batches import Batches
 from ebmzoo.training.learner import Learner, Method
@@ -23,7 +23,9 @@ class Averaged(Method):
 
     An energy that learns from short chains swings about its optimum, since its samples lag behind it; the
     average does not. Training goes on with the weights themselves, which the average does not touch. The
-    decay begins small, so that the initial weights are soon forgotten.
+    decay begins small, so that the initial weights are soon forgotten. Parameters are averaged; buffers, such
+    as running statistics, the vectors of a spectral norm and chains that are kept, are those of the last
+    update.
 
     Arguments:
         method: The method that learns.
@@ -34,7 +36,7 @@ class Averaged(Method):
     decay: float = 0.99
 
     def __post_init__(self) -> None:
-        within(self, "decay", 0.0, 1.0)
+        share(self, "decay")
 
     def model(self, shape: tuple[int, ...], base: Model | None) -> Model:
         """Builds the method's model."""
@@ -50,7 +52,8 @@ class AveragedLearner(Learner):
 
     def __init__(self, average: Model, learner: Learner, decay: float):
         updates = torch.zeros((), dtype=torch.long)
-        super().__init__(average, {**learner.parts, "learning": learner.model, "updates": updates})
+        inner = {f"averaged/{name}": part for name, part in learner.parts.items()}
+        super().__init__(average, {"learning": learner.model, "updates": updates, **inner})
         self.learner, self.decay, self.updates = learner, decay, updates
 
     def step(self, batches: Batches, rng: Generator) -> dict[str, Tensor]:
@@ -63,9 +66,7 @@ class AveragedLearner(Learner):
 
     @torch.no_grad()
     def _follow(self, decay: float) -> None:
-        average, learning = self.model.state_dict(), self.learner.model.state_dict()
-        for name, value in average.items():
-            if value.is_floating_point():
-                value.lerp_(learning[name], 1 - decay)
-            else:
-                value.copy_(learning[name])
+        for average, learning in zip(self.model.parameters(), self.learner.model.parameters(), strict=True):
+            average.lerp_(learning, 1 - decay)
+        for average, last in zip(self.model.buffers(), self.learner.model.buffers(), strict=True):
+            average.copy_(last)

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Generator, Tensor, nn
 
-from ebmzoo.fields import not_negative, positive, within
+from ebmzoo.fields import not_negative, positive, share
 from ebmzoo.models import Model
 from ebmzoo.training.batches import Batches
 
@@ -93,8 +93,7 @@ class Adam:
 
     def __post_init__(self) -> None:
         positive(self, "learning_rate")
-        within(self, "beta1", 0.0, 1.0)
-        within(self, "beta2", 0.0, 1.0)
+        share(self, "beta1", "beta2")
         not_negative(self, "weight_decay")
 
     def over(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
