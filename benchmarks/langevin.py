@@ -7,8 +7,11 @@ falls on all of them; the table holds medians over rounds.
 
 The floors are bare gradients with nothing around them, in three forms: eager with contiguous weights, eager
 with channels-last weights, and ``torch.func.grad_and_value`` compiled. All three evaluate the potential and
-its gradient. Freed memory is kept for the next step, as the command line does, for all alike. Peers run as they come, on contiguous weights;
-where there are convolutions, also on the channels-last weights that our models have.
+its gradient. Peers run as they come, on contiguous weights; where there are convolutions, also on the
+channels-last weights that our models have.
+
+Freed memory is kept for the next step, as the command line does, for all alike, unless ``--return-memory``
+lets glibc give it back, as it does by default.
 
 Run as ``python benchmarks/langevin.py --help``.
 """
@@ -370,6 +373,7 @@ def circumstances(settings: argparse.Namespace) -> dict[str, object]:
         "rounds": settings.rounds,
         "sets": settings.sets,
         "clock": settings.clock,
+        "memory": "returned" if settings.return_memory else "kept",
         "load": [round(load, 2) for load in os.getloadavg()],
     }
 
@@ -386,12 +390,14 @@ def main() -> None:
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, default=False, help="time compiled forms too"
     )
+    parser.add_argument("--return-memory", action="store_true", help="give freed memory back [keep it]")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="wall or process time [wall]")
     parser.add_argument("--json", type=Path, help="where to write seconds and circumstances")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    keep_freed_memory()
+    if not options.return_memory:
+        keep_freed_memory()
     before = circumstances(options)
     results = {}
     for name in options.cases:

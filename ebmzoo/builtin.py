@@ -35,10 +35,18 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             data.Rings,
             data.Checkerboard,
             data.Digits,
+            data.MNIST,
+            data.FashionMNIST,
+            data.CIFAR10,
         ],
         "samplers": [
             samplers.Direct,
             samplers.Chains,
+            samplers.Rejection,
+            samplers.IndependenceMetropolis,
+            samplers.Resampling,
+            samplers.LatentTransport,
+            samplers.DataTransport,
             samplers.Langevin,
             samplers.SGLD,
             samplers.MALA,
@@ -69,6 +77,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
         "parts": [
             *(samplers.Stage, samplers.Decay),
             *(samplers.FromPrior, samplers.FromNoise, samplers.FromData, samplers.FromKept),
+            *(samplers.Anywhere, samplers.Sphere, samplers.SphereAsPublished, samplers.Interval),
             *(training.Adam, training.Selection),
             *(
                 training.Stop,

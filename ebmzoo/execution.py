@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ebmzoo.recipes import Score
+from ebmzoo.recipes import Samples, Score
 from ebmzoo.runtime import OutOfTime, UnknownDevice, say
 from ebmzoo.store import DamagedArtifact, Recipe, Store
 from ebmzoo.tables import Cell, Table
@@ -123,8 +123,10 @@ def _result(
     made = [seed for seed in range(cell.seeds) if (index, seed) in values]
     behind = everything_behind([scores[seed] for seed in made])
     runs: list[dict[str, Any]] = []
+    cost = None
     try:
         runs = [store.run(need) for need in behind if store.state(need) == "kept"]
+        cost = _cost(store, [scores[seed].subject for seed in made])
     except DamagedArtifact as damaged:
         error = error or str(damaged)
     return Result(
@@ -132,11 +134,22 @@ def _result(
         values=tuple(values[index, seed] for seed in made),
         seconds=sum(run["seconds"] for run in runs),
         gradient_evaluations=sum(run.get("gradient_evaluations", 0) for run in runs),
+        cost=cost,
         attempts=1 + max((len(run.get("attempts", ())) for run in runs), default=0),
         protocol=cell.score.protocol()["id"],
         artifacts=tuple(store.folder(scores[seed]).name for seed in made),
         error=error,
     )
+
+
+def _cost(store: Store, subjects: Sequence[Recipe]) -> dict[str, float] | None:
+    """Returns the evaluations behind one sample, on average over seeds, or None if they are not on record."""
+    samples = [subject for subject in subjects if isinstance(subject, Samples)]
+    runs = [store.run(subject) for subject in samples if store.state(subject) == "kept"]
+    if not runs or not all("evaluations" in run for run in runs):
+        return None
+    count = sum(subject.count for subject in samples)
+    return {kind: sum(run["evaluations"][kind] for run in runs) / count for kind in runs[0]["evaluations"]}
 
 
 def everything_behind(recipes: Sequence[Recipe]) -> list[Recipe]:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
-from ebmzoo.models import Model, frozen
-from ebmzoo.recipes import Samples, Trained, decoded
+from ebmzoo.models import Model, decoded, frozen
+from ebmzoo.recipes import Samples, Trained
 from ebmzoo.samplers import Chains, evolve
 from ebmzoo.store import Recipe, Store, canonical, describe, recipes_within
 

@@ -7,6 +7,7 @@ a scalar to be minimised.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -85,3 +86,30 @@ def donsker_varadhan(data: Tensor, base: Tensor) -> Tensor:
         base: The energies of samples of the base, of shape (M,).
     """
     return data.mean() + torch.logsumexp(-base, 0) - math.log(base.numel())
+
+
+def gradient_penalty(energy: Callable[[Tensor], Tensor], points: Tensor, norm: float) -> Tensor:
+    r"""The mean squared distance of the gradient's norm from a given one.
+
+    .. math:: \mathbb{E} \left( \| \nabla_x E(x) \|_2 - c \right)^2
+
+    At points between data and samples with :math:`c = 1` it is the penalty of WGAN-GP, at data with
+    :math:`c = 0` twice that of :math:`R_1`. It is differentiable in the network's weights.
+
+    References:
+        | Improved Training of Wasserstein GANs (Gulrajani et al., 2017), Section 4
+        | Which Training Methods for GANs do actually Converge? (Mescheder et al., 2018), Section 4.1
+
+    Arguments:
+        energy: The energy, or the critic: (B, *) to (B,).
+        points: The points, of shape (B, *).
+        norm: The norm :math:`c`.
+
+    Returns:
+        The penalty, of shape ().
+    """
+    points = points.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(energy(points).sum(), points, create_graph=True)
+    if norm == 0:  # the norm itself has no derivative where the gradient vanishes
+        return slope.flatten(1).square().sum(1).mean()
+    return (slope.flatten(1).norm(dim=1) - norm).square().mean()

@@ -18,11 +18,13 @@ minimised; :math:`\beta` is an *inverse* temperature and multiplies the energy o
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
@@ -215,7 +217,7 @@ def value_and_grad(target: Target, u: Tensor) -> tuple[Tensor, Tensor]:
         target: The log-density.
         u: The points :math:`u`, of shape (B, *).
     """
-    _count(u.shape[0])
+    _count(gradients=u.shape[0])
     if isinstance(target, CompiledTarget):
         return target.value_and_grad(u)
     with torch.enable_grad():
@@ -225,6 +227,21 @@ def value_and_grad(target: Target, u: Tensor) -> tuple[Tensor, Tensor]:
             return value, torch.zeros_like(u, requires_grad=False)
         (gradient,) = torch.autograd.grad(value.sum(), u)
     return value.detach(), gradient
+
+
+@torch.no_grad()
+def decoded(model: Model, u: Tensor, chunk: int = 1000) -> Tensor:
+    """Returns the data that points (N, *) decode to, a chunk at a time."""
+    _count(decodings=len(u))
+    return torch.cat([model.decoder(part) for part in u.split(chunk)])
+
+
+@torch.no_grad()
+def evaluated(model: Model, u: Tensor, chunk: int = 1000) -> tuple[Tensor, Tensor]:
+    """Returns the data that points (N, *) decode to and their energies, of shape (N,), a chunk at a time."""
+    _count(energies=len(u))
+    data = [model.decoder(part) for part in u.split(chunk)]
+    return torch.cat(data), torch.cat([model.energy(part) for part in data])
 
 
 @contextmanager
@@ -243,25 +260,39 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-class GradientCount:
-    """How many gradients of a target, one per chain, have been evaluated."""
+@dataclass
+class Evaluations:
+    """How often a model was evaluated, one for each point.
 
-    def __init__(self, count: int = 0):
-        self.count = count
+    Arguments:
+        gradients: Gradients of a target: decoder and energy, forwards and backwards.
+        energies: Energies without a gradient: decoder and energy, forwards.
+        decodings: Passes through the decoder alone.
+    """
+
+    gradients: int = 0
+    energies: int = 0
+    decodings: int = 0
+
+    def __add__(self, other: Evaluations) -> Evaluations:
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Evaluations(*(a + b for a, b in pairs))
 
 
-_counts: ContextVar[tuple[GradientCount, ...]] = ContextVar("gradient counts", default=())
+_counts: ContextVar[tuple[Evaluations, ...]] = ContextVar("evaluation counts", default=())
 
 
-def _count(gradients: int) -> None:
+def _count(gradients: int = 0, energies: int = 0, decodings: int = 0) -> None:
     for counter in _counts.get():
-        counter.count += gradients
+        counter.gradients += gradients
+        counter.energies += energies
+        counter.decodings += decodings
 
 
 @contextmanager
-def counting_gradients() -> Iterator[GradientCount]:
-    """Counts the gradients that :func:`value_and_grad` evaluates in this block, one per chain and call."""
-    counter = GradientCount()
+def counting_evaluations() -> Iterator[Evaluations]:
+    """Counts what :func:`value_and_grad`, :func:`evaluated` and :func:`decoded` do in this block."""
+    counter = Evaluations()
     token = _counts.set((*_counts.get(), counter))
     try:
         yield counter

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from ebmzoo.data.dataset import SPLITS, Dataset
-from ebmzoo.fields import FieldError, not_negative, positive
+from ebmzoo.fields import FieldError, added, not_negative, positive
 from ebmzoo.metrics.metric import Metric
-from ebmzoo.models import Model, counting_gradients
+from ebmzoo.models import Evaluations, Model, counting_evaluations
 from ebmzoo.runtime import progress
 from ebmzoo.samplers import Sampler, recording_chains
 from ebmzoo.store import (
@@ -43,7 +43,7 @@ from ebmzoo.training.divergence import Policy
 
 @dataclass(frozen=True)
 class Trained(Recipe):
-    """A model, trained by a method on the training split of a data set.
+    """A model, trained by a method on a data set.
 
     Arguments:
         method: The method.
@@ -54,6 +54,8 @@ class Trained(Recipe):
         seed: Together with all other fields, it determines every random number.
         divergence: What is done about divergence.
         selection: How the best model is chosen, or None to keep the last.
+        split: The split that is trained on. What only calibrates a trained model takes data that the model
+            has not seen.
     """
 
     artifact: ClassVar[str] = "artifact.safetensors"
@@ -66,10 +68,13 @@ class Trained(Recipe):
     seed: int = 0
     divergence: Policy = Stop()
     selection: Selection | None = None
+    split: str = added("train")
 
     def __post_init__(self) -> None:
         positive(self, "steps", "batch_size")
         not_negative(self, "seed")
+        if self.split not in SPLITS:
+            raise FieldError(self, "split", f"one of {', '.join(SPLITS)}")
 
     def reseeded(self, index: int) -> Trained:
         """Returns the same recipe with ``index`` added to its seed and to those of its bases."""
@@ -79,7 +84,7 @@ class Trained(Recipe):
     def make(self, store: Store, folder: Path) -> dict[str, Any]:
         """Trains the model."""
         device = store.runtime.torch_device()
-        data, labels = self.data.load("train").to(device), self.data.labels("train")
+        data, labels = self.data.load(self.split).to(device), self.data.labels(self.split)
         labels = None if labels is None else labels.to(device)
         with torch.random.fork_rng():
             torch.manual_seed(self.rng("weights").initial_seed())
@@ -105,7 +110,7 @@ class Trained(Recipe):
             "gradient_evaluations": done.gradients,
             "attempts": done.attempts,
             "selection": {name: value for name, value in done.selection.items() if name != "model"},
-            "data": {"class": type(self.data).__name__, "train_sha256": fingerprint(data)},
+            "data": {"class": type(self.data).__name__, f"{self.split}_sha256": fingerprint(data)},
         }
 
     def open(self, store: Store, kept: Path) -> Model:
@@ -129,7 +134,7 @@ class Trained(Recipe):
         def score(model: Model, step: int) -> float:
             rng = self.rng(f"selection {step}", device)
             with torch.random.fork_rng(), evaluating(model):
-                samples = decoded(model, selection.sampler.draw(model, selection.count, rng))
+                samples = selection.sampler.draw(model, selection.count, rng)
                 value = selection.metric.value(samples, self.data, selection.split, store.get, rng)
             return finite(value, selection.metric)
 
@@ -184,22 +189,24 @@ class Samples(Recipe):
             if not (paths[index].exists() and record.exists()):
                 self._draw(model, sizes[index], index, store, paths[index], record)
             facts.append(json.loads(record.read_text()))
+        evaluations = sum((Evaluations(**fact["evaluations"]) for fact in facts), Evaluations())
         shards = [load_tensors(path)["samples"] for path in paths]
         save_tensors(unfinished(folder, self), {"samples": torch.cat(shards)})
         return {
             "seconds": round(sum(fact["seconds"] for fact in facts), 3),
-            "gradient_evaluations": sum(fact["gradient_evaluations"] for fact in facts),
+            "gradient_evaluations": evaluations.gradients,
+            "evaluations": dataclasses.asdict(evaluations),
             "diagnostics": facts[0]["diagnostics"],
         }
 
     def _draw(self, model: Model, count: int, index: int, store: Store, path: Path, record: Path) -> None:
         began = time.monotonic()
         rng = self.rng(f"shard {index}", store.runtime.torch_device())
-        with counting_gradients() as gradients, recording_chains() as chains:
-            samples = decoded(model, self.sampler.draw(model, count, rng))
+        with counting_evaluations() as evaluations, recording_chains() as chains:
+            samples = self.sampler.draw(model, count, rng)
         facts = {
             "seconds": time.monotonic() - began,
-            "gradient_evaluations": gradients.count,
+            "evaluations": dataclasses.asdict(evaluations),
             "diagnostics": {n: v for n, v in chains.summary().items() if math.isfinite(v)},
         }
         part = path.with_name(path.name + ".part")
@@ -285,12 +292,6 @@ def finite(value: float, metric: Metric) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{metric.label} of these samples is {value}")
     return float(value)
-
-
-@torch.no_grad()
-def decoded(model: Model, u: Tensor, chunk: int = 1000) -> Tensor:
-    """Returns the data that points (N, *) decode to, a chunk at a time."""
-    return torch.cat([model.decoder(part) for part in u.split(chunk)])
 
 
 def fingerprint(data: Tensor) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ebmzoo.tables import Cell, Published
@@ -17,12 +17,14 @@ HEADER = (
     "ours",
     "difference",
     "verdict",
+    "per sample",
     "attempts",
     "seconds",
     "artifact",
 )
 CLAIMS = "claims (ratio, with its 95 % interval over pairs of seeds; or the range, for a value to be reached)"
-RIGHT = {"published", "ours", "difference", "attempts", "seconds"}
+RIGHT = {"published", "ours", "difference", "per sample", "attempts", "seconds"}
+KINDS = {"gradients": "∇E", "energies": "E", "decodings": "g"}
 
 
 def number(value: float | None) -> str:
@@ -48,6 +50,13 @@ def ours_text(result: Result) -> str:
     return f"{number(result.mean)}{spread}{some}"
 
 
+def cost_text(cost: Mapping[str, float] | None) -> str:
+    """Returns how often a model was evaluated for one sample, such as ``100 ∇E + 1 g``."""
+    if cost is None:
+        return "–"
+    return " + ".join(f"{cost[kind]:.3g} {sign}" for kind, sign in KINDS.items() if cost[kind]) or "0"
+
+
 def difference(result: Result) -> float | None:
     """Returns ours minus published, or None where there is nothing that may be compared."""
     published = result.cell.published
@@ -68,6 +77,7 @@ def text(outcome: Outcome) -> str:
     lines += [
         "",
         "ours: mean ± standard deviation over seeds; seconds: all that is behind the cell, when made",
+        "per sample: evaluations of the gradient of E(g(u)), of E(g(u)), and of the decoder g alone",
     ]
     if any(r.cell.published and r.cell.published.status == "unverified" for r in results):
         lines.append(f"{DAGGER} quoted from memory by somebody, seen in no source; never compared")
@@ -132,6 +142,7 @@ def _row(result: Result, verdict: str | None, mixed: set[tuple[str, str]]) -> tu
         ours_text(result),
         number(difference(result)),
         verdict or "–",
+        cost_text(result.cost),
         str(result.attempts),
         f"{result.seconds:.0f}" if result.values else "–",
         artifact if len(result.artifacts) < 2 else f"{artifact} +{len(result.artifacts) - 1}",
@@ -198,6 +209,7 @@ def _cell_json(result: Result, verdict: str | None, overrides: Sequence[str]) ->
         "error": result.error,
         "values": list(result.values),
         "artifacts": list(result.artifacts),
+        "evaluations": None if result.cost is None else dict(result.cost),
     }
 
 

@@ -26,6 +26,8 @@ class Result:
         protocol: The identity of the score's protocol.
         artifacts: The folder names of the scores.
         error: Why a seed has no value, or None.
+        cost: How often the model was evaluated for one sample, by kind (the fields of
+            :class:`~ebmzoo.models.Evaluations`); or None for what is no sample, or was not recorded.
     """
 
     cell: Cell
@@ -36,6 +38,7 @@ class Result:
     protocol: str = ""
     artifacts: tuple[str, ...] = ()
     error: str | None = None
+    cost: Mapping[str, float] | None = None
 
     @property
     def complete(self) -> bool:

@@ -511,7 +511,7 @@ class TestDoctor:
         made = run("doctor")
         assert made.exit_code == 0, made.output
         assert f"✓ ebmzoo         {__version__}" in made.stdout
-        assert "✓ tables         own/tiny, tilting/" in made.stdout
+        assert "✓ tables         ddls/toy, own/tiny, tilting/" in made.stdout
         assert not (here / "artifacts").exists()
 
     def test_it_says_what_is_missing(self, here, monkeypatch):

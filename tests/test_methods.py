@@ -86,13 +86,14 @@ def test_a_step_reports_what_it_should(trained: Trained, store: Store):
     before = weights(run.learner.model)
     for _ in range(3):
         report = run.learner.step(run.batches, run.rng)
-        assert "gradient_norm" in report
+        trains = any(isinstance(part, torch.optim.Optimizer) for part in run.learner.parts.values())
+        assert ("gradient_norm" in report) == trains
         for name, value in report.items():
             assert value.isfinite().all(), name
             assert not value.requires_grad, name
             wanted = {(), (trained.batch_size,), (trained.batch_size, *trained.data.shape)}
             assert tuple(value.shape) in wanted, name
-        assert report["gradient_norm"] > 0
+        assert not trains or report["gradient_norm"] > 0
     after = weights(run.learner.model)
     assert any(not torch.equal(after[name], before[name]) for name in before), "nothing was learnt"
 
@@ -142,7 +143,7 @@ def test_sampling_changes_nothing(trained: Trained, store: Store):
         schedule = (Stage(Langevin(0.01), 3), Stage(HMC(0.1, 2), 2))
         for sampler in (Direct(), Chains(schedule), Chains(schedule, FromNoise(0.5), beta=0.5)):
             drawn = sampler.draw(model, 4, generator(0))
-            assert drawn.shape == (4, *model.prior.shape)
+            assert drawn.shape == (4, *trained.data.shape)
             assert not drawn.requires_grad
         assert_equal(weights(model), before)
         assert all(p.grad is None for p in model.parameters())
@@ -168,7 +169,7 @@ def test_samples_do_not_depend_on_what_was_drawn_before(trained: Trained, store:
     assert drawn.shape == (10, *trained.data.shape)
     assert drawn.isfinite().all()
     third = samples.sampler.draw(model, 2, samples.rng("shard 2"))
-    assert torch.equal(model.decoder(third), drawn[8:])
+    assert torch.equal(third, drawn[8:])
 
 
 def test_methods_refuse_what_they_cannot_do(store: Store):

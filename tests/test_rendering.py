@@ -8,7 +8,16 @@ import json
 import pytest
 from planted import Planted, cell, published, result
 
-from ebmzoo.rendering import as_json, claim_text, difference, number, ours_text, published_text, text
+from ebmzoo.rendering import (
+    as_json,
+    claim_text,
+    cost_text,
+    difference,
+    number,
+    ours_text,
+    published_text,
+    text,
+)
 from ebmzoo.tables import Better, Reaches, Table
 from ebmzoo.verdicts import Judgement, Outcome
 
@@ -30,9 +39,11 @@ TABLE = Table(
     ),
 )
 
+COST = {"gradients": 100.0, "energies": 0.0, "decodings": 1.0}
+
 RESULTS = (
     result((10.0, 10.5, 11.0), VAE_FD),
-    dataclasses.replace(result((0.25, 0.5, 0.75), VAE_SHARE), attempts=2, seconds=12.4),
+    dataclasses.replace(result((0.25, 0.5, 0.75), VAE_SHARE), attempts=2, seconds=12.4, cost=COST),
     result((5.0, 5.25, 5.5), EBM_FD),
     dataclasses.replace(result((0.5,), EBM_SHARE, missing=2), error="the disk is full"),
     dataclasses.replace(result((), ROLL, missing=3), error="it diverged at update 3"),
@@ -42,15 +53,16 @@ GOLDEN = """\
 tilting/toy · paper scale · 3 seeds
 A paper (Somebody, 2020), Table 1
 
-column  metric  row            published                ours  difference  verdict         attempts  seconds  artifact
-──────  ──────  ─────────  ─────────────  ──────────────────  ──────────  ──────────────  ────────  ───────  ─────────────────────
-digits  FD      VAE            10 ± 0.25          10.5 ± 0.5         0.5  reproduced             1        2  score-000000000000 +2
-                VAE + EBM              4         5.25 ± 0.25        1.25  underspecified         1        2  score-000000000000 +2
-        share   VAE        (0.9 ± 0.05)†          0.5 ± 0.25           –  –                      2       12  score-000000000000 +2
-                VAE + EBM              –  0.5 (1 of 3 seeds)           –  –                      1        2  score-000000000000
-roll    FD      VAE                    2              failed           –  –                      1        –  –
+column  metric  row            published                ours  difference  verdict           per sample  attempts  seconds  artifact
+──────  ──────  ─────────  ─────────────  ──────────────────  ──────────  ──────────────  ────────────  ────────  ───────  ─────────────────────
+digits  FD      VAE            10 ± 0.25          10.5 ± 0.5         0.5  reproduced                 –         1        2  score-000000000000 +2
+                VAE + EBM              4         5.25 ± 0.25        1.25  underspecified             –         1        2  score-000000000000 +2
+        share   VAE        (0.9 ± 0.05)†          0.5 ± 0.25           –  –               100 ∇E + 1 g         2       12  score-000000000000 +2
+                VAE + EBM              –  0.5 (1 of 3 seeds)           –  –                          –         1        2  score-000000000000
+roll    FD      VAE                    2              failed           –  –                          –         1        –  –
 
 ours: mean ± standard deviation over seeds; seconds: all that is behind the cell, when made
+per sample: evaluations of the gradient of E(g(u)), of E(g(u)), and of the decoder g alone
 † quoted from memory by somebody, seen in no source; never compared
 underspecified: VAE + EBM · digits: the step size; 0.005 here
 
@@ -168,7 +180,7 @@ def test_json_keeps_its_contract():
     document = as_json(outcome("laptop", ("Trained.steps = 3",)))
     assert list(document) == ["table", "source", "scale", "cells", "claims"]
     for made in document["cells"]:
-        assert list(made) == [*CELL_KEYS, "values", "artifacts"]
+        assert list(made) == [*CELL_KEYS, "values", "artifacts", "evaluations"]
         assert made["published"] is None or list(made["published"]) == ["value", "std", "source", "status"]
         assert made["overrides"] == ["Trained.steps = 3"]
     for claim in document["claims"]:
@@ -201,6 +213,7 @@ def test_json_by_hand():
         "error": None,
         "values": [0.25, 0.5, 0.75],
         "artifacts": ["score-000000000000", "score-000000000001", "score-000000000002"],
+        "evaluations": {"gradients": 100.0, "energies": 0.0, "decodings": 1.0},
     }
     assert made["cells"][4]["value"] is None
     assert made["cells"][4]["artifact"] is None
@@ -220,3 +233,17 @@ def test_json_has_no_number_that_is_none():
     table = Table("ours", (of,), (Reaches("so", "ours", "toy", "share", 0.0),))
     document = as_json(Outcome("t", "paper", table, (result((0.0,), of),)))
     assert json.loads(json.dumps(document, allow_nan=False))["claims"][0]["ratio"] is None
+
+
+@pytest.mark.parametrize(
+    ("cost", "shown"),
+    [
+        ((0.0, 0.0, 1.0), "1 g"),
+        ((101.0, 0.0, 1.0), "101 ∇E + 1 g"),
+        ((0.0, 12.345, 0.0), "12.3 E"),
+        ((0.0, 0.0, 0.0), "0"),
+    ],
+)
+def test_costs(cost, shown):
+    assert cost_text(dict(zip(("gradients", "energies", "decodings"), cost, strict=True))) == shown
+    assert cost_text(None) == "–"

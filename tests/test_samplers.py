@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from ebmzoo.energies import ConvEnergy, MLPEnergy, ResidualEnergy
 from ebmzoo.fields import FieldError
 from ebmzoo.generators import ConvGenerator, MLPGenerator
-from ebmzoo.models import Box, Model, NoEnergy, StandardNormal, counting_gradients, frozen
+from ebmzoo.models import Box, Model, NoEnergy, StandardNormal, counting_evaluations, frozen
 from ebmzoo.samplers import (
     BAOAB,
     HMC,
@@ -488,12 +488,12 @@ def test_a_step_is_a_function_of_its_arguments(kernel: Kernel):
 )
 def test_gradients_are_as_many_as_promised(name: str, each: int):
     position = NORMAL.draw(10, generator(26))
-    with counting_gradients() as counter:
+    with counting_evaluations() as counter:
         states = chain(KERNELS[name], NORMAL.log_prob, position, generator(27))
         first(states, 1)
-        assert counter.count == 10 * (1 + each)
+        assert counter.gradients == 10 * (1 + each)
         first(states, 6)
-        assert counter.count == 10 * (1 + 7 * each)
+        assert counter.gradients == 10 * (1 + 7 * each)
 
 
 # SGLD
@@ -590,10 +590,10 @@ def test_a_schedule_is_its_parts_one_after_another():
 # Samplers
 
 
-def test_direct_and_idle_chains_draw_from_the_prior():
+def test_direct_and_idle_chains_decode_the_prior():
     model = toy_model()
     drawn = Direct().draw(model, 7, generator(40))
-    assert torch.equal(drawn, model.prior.draw(7, generator(40)))
+    assert torch.equal(drawn, model.decoder(model.prior.draw(7, generator(40))))
     assert torch.equal(Chains(()).draw(model, 7, generator(40)), drawn)
     assert isinstance(Direct(), Sampler)
     assert isinstance(Chains(()), Sampler)

@@ -131,7 +131,7 @@ def test_labels_stay_with_their_data():
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_cut_after_every_update_ends_as_an_uncut_one(name: str, tmp_path: Path):
     Store(tmp_path / "uncut").get(METHODS[name])
-    assert make_in_pieces(METHODS[name], tmp_path / "cut") == 5
+    assert make_in_pieces(METHODS[name], tmp_path / "cut") == METHODS[name].steps
     assert kept(tmp_path / "cut", METHODS[name]) == kept(tmp_path / "uncut", METHODS[name])
 
 

@@ -28,7 +28,10 @@ from ebmzoo.samplers import MALA, Langevin, Stage
 from ebmzoo.store import Recipe, Store, unfinished
 from ebmzoo.training import Adam, Averaged, Batches, Learner, Method, Optimizer, descend
 from ebmzoo_bases.encoders import ConvEncoder, MLPEncoder
+from ebmzoo_bases.gan import GAN, BetweenPenalty, DataPenalty, Hinge
 from ebmzoo_bases.vae import VAE, Bernoulli, Gaussian
+from ebmzoo_ddls.calibration import IsotonicCalibration
+from ebmzoo_ddls.ddls import DDLS
 from ebmzoo_tilting.tilting import Tilting
 
 
@@ -190,8 +193,22 @@ VAES = {
     ),
 }
 ENERGIES: tuple[Energy, ...] = (MLPEnergy(16, 2), ConvEnergy(4), ResidualEnergy((4, 6), 1))
+GANS = {
+    "GAN": Trained(
+        GAN(2, MLPGenerator(16, 2), MLPEnergy(16, 2), penalty=BetweenPenalty(0.1, 2), critic_steps=3),
+        PLANE,
+        5,
+        16,
+    ),
+    "GAN of pictures": Trained(
+        GAN(3, ConvGenerator(4), ConvEnergy(4), Hinge(), DataPenalty(0.1)), PICTURES, 5, 16
+    ),
+}
 METHODS = {
     **VAES,
+    **GANS,
+    "DDLS": Trained(DDLS(), PLANE, 1, 64, GANS["GAN"], split="valid"),
+    "DDLS, isotonic": Trained(DDLS(IsotonicCalibration(16)), PICTURES, 2, 32, GANS["GAN of pictures"]),
     **{
         f"Tilting of {name}": Trained(
             Tilting(energy, (Stage(Langevin(0.05), 2), Stage(MALA(0.05), 2))), base.data, 5, 16, base
@@ -203,7 +220,7 @@ METHODS = {
         Averaged(Classifier(classes=2, channels=4, features=8), decay=0.5), PICTURES, 5, 16
     ),
 }
-"""Every registered method as a recipe of five updates, on all kinds of data that it is for."""
+"""Every registered method as a recipe of a few updates, on all kinds of data that it is for."""
 
 
 class Countdown(Deadline):

@@ -1,5 +1,6 @@
 """Data sets: frozen values that load whole splits into memory."""
 
+from ebmzoo.data.archives import CIFAR10, MNIST, FashionMNIST
 from ebmzoo.data.dataset import DataError, Dataset, Mixture
 from ebmzoo.data.images import Digits
 from ebmzoo.data.toy import (
@@ -13,11 +14,14 @@ from ebmzoo.data.toy import (
 )
 
 __all__ = [
+    "CIFAR10",
+    "MNIST",
     "Checkerboard",
     "DataError",
     "Dataset",
     "Digits",
     "EightGaussians",
+    "FashionMNIST",
     "Mixture",
     "Pinwheel",
     "Rings",

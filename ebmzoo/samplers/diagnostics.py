@@ -8,7 +8,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -85,6 +85,7 @@ class ChainRecord:
         self.acceptance: list[Tensor] = []
         self.at_box: list[Tensor] = []
         self.gradient = torch.tensor(math.nan)
+        self.notes: dict[str, float] = {}
 
     def add(self, state: State, info: Info) -> None:
         """Notes a step."""
@@ -97,11 +98,12 @@ class ChainRecord:
         r"""Returns acceptance, mean \|gradient\|, and, over the second half, split R-hat and the sample size.
 
         R-hat and the effective sample size are those of the log-density, the one scalar every target has.
-        They are left out of records of fewer than eight steps, or whose batches differ in size.
+        They are left out of records of fewer than eight steps, or whose batches differ in size. What was
+        noted by name comes first.
         """
         if not self.log_prob:
-            return {}
-        summary = {
+            return dict(self.notes)
+        summary = self.notes | {
             "acceptance": float(torch.stack(self.acceptance).mean()),
             "mean_gradient": float(self.gradient),
             "at_box": float(self.at_box[-1]),
@@ -121,6 +123,13 @@ def observe(state: State, info: Info) -> None:
     record = _record.get()
     if record is not None:
         record.add(state, info)
+
+
+def note(facts: Mapping[str, float]) -> None:
+    """Notes facts by name in the same record, for samplers that run no chains of kernels."""
+    record = _record.get()
+    if record is not None:
+        record.notes.update(facts)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Samplers: how points are drawn from a model."""
+"""Samplers: how data are drawn from a model."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
-from ebmzoo.models import Model, frozen
+from ebmzoo.models import Model, decoded, frozen
 from ebmzoo.samplers.kernel import noise_like
 from ebmzoo.samplers.schedule import Schedule, settle
 
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Draws points of the variable that a model samples; the decoder makes data of them."""
+    """Draws data from a model, whose parts are frozen and in evaluation mode.
+
+    Chains move the variable that is sampled and decode it in the end; others choose among data, or move them.
+    """
 
     def draw(self, model: Model, count: int, rng: Generator) -> Tensor:
-        """Returns ``count`` points, of shape (count, *)."""
+        """Returns ``count`` data, of shape (count, *)."""
         ...
 
 
@@ -29,8 +32,8 @@ class Direct:
     """Draws from the prior. For a base generator this is exact; of an energy it knows nothing."""
 
     def draw(self, model: Model, count: int, rng: Generator) -> Tensor:
-        """Returns ``count`` points of the prior."""
-        return model.prior.draw(count, rng)
+        """Returns what ``count`` points of the prior decode to."""
+        return decoded(model, model.prior.draw(count, rng))
 
 
 @runtime_checkable
@@ -128,7 +131,7 @@ class Chains:
     beta: float = 1.0
 
     def draw(self, model: Model, count: int, rng: Generator) -> Tensor:
-        """Returns the last states of ``count`` chains."""
+        """Returns what the last states of ``count`` chains decode to."""
         with frozen(model):
-            position = self.start.position(model, count, rng)
-            return settle(self.schedule, model.target(self.beta), position, rng)
+            start = self.start.position(model, count, rng)
+            return decoded(model, settle(self.schedule, model.target(self.beta), start, rng))

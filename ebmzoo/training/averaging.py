@@ -68,5 +68,5 @@ class AveragedLearner(Learner):
     def _follow(self, decay: float) -> None:
         for average, learning in zip(self.model.parameters(), self.learner.model.parameters(), strict=True):
             average.lerp_(learning, 1 - decay)
-        for average, last in zip(self.model.buffers(), self.learner.model.buffers(), strict=True):
-            average.copy_(last)
+        for kept, last in zip(self.model.buffers(), self.learner.model.buffers(), strict=True):
+            kept.copy_(last)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ebmzoo.models import counting_gradients
+from ebmzoo.models import counting_evaluations
 from ebmzoo.runtime import Deadline, OutOfTime, progress, say
 from ebmzoo.training.batches import Batches
 from ebmzoo.training.checkpoint import Progress, Run
@@ -70,10 +70,10 @@ def fit(
             if deadline.passed:
                 session.save()
                 raise OutOfTime
-            with counting_gradients() as gradients:
+            with counting_evaluations() as evaluations:
                 values = learner.step(batches, rng)
             done.step += 1
-            done.gradients += gradients.count
+            done.gradients += evaluations.gradients
             session.finish_update(values, log)
     finally:
         log.close()

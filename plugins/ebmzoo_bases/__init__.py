@@ -1,1 +1,1 @@
-"""Base generators: models without an energy, which other methods tilt."""
+"""Base generators: models that other methods tilt."""

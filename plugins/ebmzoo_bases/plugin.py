@@ -9,11 +9,19 @@ from ebmzoo import hookimpl
 
 @hookimpl
 def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
-    """Offers the variational autoencoder and its parts."""
-    from ebmzoo_bases import encoders, vae
+    """Offers the variational autoencoder, generative adversarial networks and their parts."""
+    from ebmzoo_bases import dcgan, encoders, gan, sngan, vae
 
     return {
-        "methods": [vae.VAE],
-        "networks": [encoders.MLPEncoder, encoders.ConvEncoder],
-        "parts": [vae.Gaussian, vae.Bernoulli],
+        "methods": [vae.VAE, gan.GAN],
+        "networks": [
+            *(encoders.MLPEncoder, encoders.ConvEncoder),
+            *(dcgan.DCGANGenerator, dcgan.DCGANEnergy),
+            *(sngan.SNGANConvGenerator, sngan.SNGANConvEnergy),
+            *(sngan.SNGANResNetGenerator, sngan.SNGANResNetEnergy),
+        ],
+        "parts": [
+            *(vae.Gaussian, vae.Bernoulli),
+            *(gan.NonSaturating, gan.Hinge, gan.Wasserstein, gan.BetweenPenalty, gan.DataPenalty),
+        ],
     }

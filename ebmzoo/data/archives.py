@@ -1,0 +1,195 @@
+"""Image sets of public archives, as tensors (N, channels, height, width) in [-1, 1].
+
+The files lie in the folder that the environment variable ``EBMZOO_DATA`` names, where torchvision's own
+classes put them and look for them; every file is compared with its checksum before it is read.
+
+The test split is the archive's. Its training set has no part to choose by, so its last images, in the
+archive's order, are the valid split: 10 000 of MNIST and Fashion-MNIST, 5 000 of CIFAR-10. Within a split the
+images are in a random order, fixed once and for all, in which any run from the beginning holds every class
+in proportion, up to one or two images. (In MNIST's own order the first half of the test set is by other
+writers than the second.)
+"""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ebmzoo.data.dataset import DataError, Dataset, check_split
+from ebmzoo.data.images import stratified
+
+
+class Archive(Dataset):
+    """Images of a public archive, which torchvision knows by the name of the class.
+
+    Brightness 0 to 255 becomes -1 to 1.
+    """
+
+    files: ClassVar[Mapping[str, str]]
+    """Every file, by its path below the data folder, and its MD5."""
+
+    held_out: ClassVar[int]
+    """How many images of the archive's training set are the valid split."""
+
+    def load(self, split: str) -> Tensor:
+        """Returns the images of a split, of shape (N, *shape), in a tensor of the caller's own.
+
+        Raises:
+            DataError: If the files are absent or damaged; the message says how to get them.
+            ValueError: If there is no such split.
+        """
+        return self._split(split)[0].float().div_(127.5).sub_(1)
+
+    def labels(self, split: str) -> Tensor:
+        """Returns the class of each image, of shape (N,).
+
+        Every call returns a view of the same tensor, which belongs to all callers: change a copy of it.
+        """
+        return self._split(split)[1]
+
+    def _split(self, split: str) -> tuple[Tensor, Tensor]:
+        check_split(split)
+        images, labels = _read(self, _folder(self), split != "test")
+        begin = len(images) - self.held_out
+        part = {"train": slice(0, begin), "valid": slice(begin, None), "test": slice(None)}[split]
+        return images[part], labels[part]
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image."""
+
+
+@dataclass(frozen=True)
+class MNIST(Archive):
+    """Handwritten digits of 28×28 pixels: 50 000 to learn from, 10 000 to choose by, 10 000 to report on.
+
+    References:
+        | Gradient-based learning applied to document recognition (LeCun et al., 1998), Section III.A
+        | https://doi.org/10.1109/5.726791
+    """
+
+    files: ClassVar[Mapping[str, str]] = {
+        "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "MNIST/raw/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "MNIST/raw/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "MNIST/raw/t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    }
+    held_out: ClassVar[int] = 10_000
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image."""
+        return (1, 28, 28)
+
+
+@dataclass(frozen=True)
+class FashionMNIST(Archive):
+    """Articles of clothing of 28×28 pixels: 50 000 to learn from, 10 000 to choose by, 10 000 to report on.
+
+    The classes are T-shirt, trousers, pullover, dress, coat, sandal, shirt, sneaker, bag and ankle boot.
+
+    References:
+        | Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms
+        | (Xiao et al., 2017), https://arxiv.org/abs/1708.07747
+    """
+
+    files: ClassVar[Mapping[str, str]] = {
+        "FashionMNIST/raw/train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "FashionMNIST/raw/train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+        "FashionMNIST/raw/t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+        "FashionMNIST/raw/t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+    }
+    held_out: ClassVar[int] = 10_000
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image."""
+        return (1, 28, 28)
+
+
+@dataclass(frozen=True)
+class CIFAR10(Archive):
+    """Photographs of 32×32 pixels: 45 000 to learn from, 5 000 to choose by, 10 000 to report on.
+
+    The classes are airplane, automobile, bird, cat, deer, dog, frog, horse, ship and truck.
+
+    References:
+        | Learning Multiple Layers of Features from Tiny Images (Krizhevsky, 2009), Chapter 3
+        | https://www.cs.toronto.edu/~kriz/cifar.html
+    """
+
+    files: ClassVar[Mapping[str, str]] = {
+        "cifar-10-batches-py/batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+        "cifar-10-batches-py/data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "cifar-10-batches-py/data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "cifar-10-batches-py/data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "cifar-10-batches-py/data_batch_4": "634d18415352ddfa80567beed471001a",
+        "cifar-10-batches-py/data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "cifar-10-batches-py/test_batch": "40351d587109b95175f43aff81a1287e",
+    }
+    held_out: ClassVar[int] = 5_000
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image."""
+        return (3, 32, 32)
+
+
+@lru_cache(maxsize=6)
+def _read(data: Archive, folder: Path, training: bool) -> tuple[Tensor, Tensor]:
+    """Returns the training or test images of an archive, as bytes, and their labels, as splits order them."""
+    from torchvision import datasets
+
+    _check(data, folder)
+    found = getattr(datasets, type(data).__name__)(folder, train=training, download=False)
+    images, labels = torch.as_tensor(found.data), torch.as_tensor(found.targets)
+    begin = len(labels) - data.held_out if training else 0
+    parts = [np.arange(begin), np.arange(begin, len(labels))]
+    order = np.concatenate([part[stratified(labels.numpy()[part], seed=0)] for part in parts])
+    channels_first = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    return channels_first[order].contiguous(), labels[order]
+
+
+def _folder(data: Archive) -> Path:
+    folder = os.environ.get("EBMZOO_DATA")
+    if not folder:
+        raise DataError(
+            f"{_name(data)} is read from files, and the environment variable EBMZOO_DATA, which names their "
+            f"folder, is not set. Needed below it: {', '.join(data.files)}. {_remedy(data, Path('DIR'))}, "
+            "then set EBMZOO_DATA=DIR"
+        )
+    return Path(folder)
+
+
+def _check(data: Archive, folder: Path) -> None:
+    from torchvision.datasets.utils import check_integrity
+
+    absent = [name for name in data.files if not (folder / name).is_file()]
+    present = {name: md5 for name, md5 in data.files.items() if name not in absent}
+    damaged = [name for name, md5 in present.items() if not check_integrity(folder / name, md5)]
+    troubles = [("absent", absent), ("damaged (delete them first)", damaged)]
+    if absent or damaged:
+        stated = "; ".join(f"{trouble}: {', '.join(names)}" for trouble, names in troubles if names)
+        raise DataError(
+            f"{_name(data)} cannot be read from {folder}, the folder that EBMZOO_DATA names; {stated}. "
+            f"{_remedy(data, folder)}"
+        )
+
+
+def _remedy(data: Archive, folder: Path) -> str:
+    code = f"from torchvision.datasets import {_name(data)}; {_name(data)}('{folder}', download=True)"
+    return f'To download it: python -c "{code}"'
+
+
+def _name(data: Archive) -> str:
+    return type(data).__name__

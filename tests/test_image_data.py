@@ -1,0 +1,244 @@
+"""The image sets of public archives: what is in their splits, and what is said when files are not there.
+
+What needs the files is skipped where EBMZOO_DATA is not set or names a folder without them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ebmzoo.data import CIFAR10, MNIST, DataError, FashionMNIST
+from ebmzoo.data.archives import Archive
+from ebmzoo.data.dataset import SPLITS
+from ebmzoo.store import canonical, describe
+
+ALL = [MNIST(), FashionMNIST(), CIFAR10()]
+
+COUNTS = {
+    MNIST: {"train": 50_000, "valid": 10_000, "test": 10_000},
+    FashionMNIST: {"train": 50_000, "valid": 10_000, "test": 10_000},
+    CIFAR10: {"train": 45_000, "valid": 5_000, "test": 10_000},
+}
+
+
+def name(data: Archive) -> str:
+    return type(data).__name__
+
+
+@pytest.fixture(params=ALL, ids=name)
+def data(request: pytest.FixtureRequest) -> Archive:
+    """A set whose files are here; whether they are damaged is for its own test to say."""
+    folder = os.environ.get("EBMZOO_DATA")
+    if not folder:
+        pytest.skip("EBMZOO_DATA is not set")
+    absent = [file for file in request.param.files if not (Path(folder) / file).is_file()]
+    if absent:
+        pytest.skip(f"EBMZOO_DATA={folder} holds no {absent[0]}")
+    return request.param
+
+
+def folder() -> Path:
+    return Path(os.environ["EBMZOO_DATA"])
+
+
+@cache
+def archived(data: Archive, training: bool) -> tuple[Tensor, Tensor]:
+    """The images and labels of an archive in its own order, read without what is tested."""
+    if isinstance(data, CIFAR10):
+        import pickle
+
+        names = [f"data_batch_{i}" for i in range(1, 6)] if training else ["test_batch"]
+        batches = [
+            pickle.loads((folder() / "cifar-10-batches-py" / each).read_bytes(), encoding="bytes")
+            for each in names
+        ]
+        pixels = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
+        labels = np.concatenate([batch[b"labels"] for batch in batches])
+    else:
+        files = [folder() / file for file in data.files][0 if training else 2 :][:2]
+        pixels, labels = (np.frombuffer(file.read_bytes(), np.uint8) for file in files)
+        pixels, labels = pixels[16:].reshape(-1, 1, 28, 28), labels[8:]
+    return torch.tensor(pixels), torch.tensor(labels).long()
+
+
+def fingerprints(images: Tensor, labels: Tensor) -> Tensor:
+    """A whole number of each labelled image, which different ones hardly ever share.
+
+    Float arithmetic is exact here: no sum reaches 2⁵³.
+    """
+    rng = torch.Generator().manual_seed(0)
+    weights = torch.randint(2**30, (images[0].numel() + 1,), generator=rng).double()
+    hashed = [part.flatten(1).double() @ weights[1:] for part in images.split(2000)]
+    return torch.cat(hashed) + labels * weights[0]
+
+
+def levels(images: Tensor) -> Tensor:
+    """The levels 0 to 255 of brightnesses."""
+    return ((images + 1) * 127.5).round().byte()
+
+
+def test_splits_have_their_shapes_counts_and_ranges(data: Archive):
+    for split, count in COUNTS[type(data)].items():
+        images, labels = data.load(split), data.labels(split)
+        assert images.shape == (count, *data.shape)
+        assert images.dtype == torch.float32
+        assert images.is_contiguous()
+        assert (float(images.min()), float(images.max())) == (-1.0, 1.0)
+        assert labels.shape == (count,)
+        assert labels.dtype == torch.int64
+        torch.testing.assert_close(levels(images[:500]) / 127.5 - 1, images[:500])
+
+
+def test_splits_are_the_parts_of_the_archive(data: Archive):
+    """The training set's end is held out, and every image is in one split, beside its label."""
+    images, labels = archived(data, True)
+    begin = COUNTS[type(data)]["train"]
+    parts = {
+        "train": (images[:begin], labels[:begin]),
+        "valid": (images[begin:], labels[begin:]),
+        "test": archived(data, False),
+    }
+    seen: set[float] = set()
+    for split, (expected, classes) in parts.items():
+        ours = fingerprints(levels(data.load(split)), data.labels(split))
+        assert torch.equal(ours.sort().values, fingerprints(expected, classes).sort().values)
+        assert not seen & set(ours.tolist())
+        seen |= set(ours.tolist())
+
+
+def test_splits_are_stratified_from_their_beginning(data: Archive):
+    for split in SPLITS:
+        labels = data.labels(split)
+        share = torch.bincount(labels, minlength=10) / len(labels)
+        assert (share > 0.08).all()
+        assert (share < 0.12).all()
+        for size in (50, 200, 1000):
+            counts = torch.bincount(labels[:size], minlength=10)
+            assert (counts - share * size).abs().max() < 2
+
+
+def test_within_a_split_the_order_is_not_the_archives(data: Archive):
+    """MNIST's test set begins with one group of writers and ends with another: a beginning mixes them."""
+    position = {value: i for i, value in enumerate(fingerprints(*archived(data, False)).tolist())}
+    first = fingerprints(levels(data.load("test")[:1000]), data.labels("test")[:1000])
+    late = sum(position[value] >= 5000 for value in first.tolist())
+    assert 400 < late < 600  # six standard errors of 16
+
+
+FIRST = {
+    MNIST: [1, 7, 3, 9, 2, 6, 0, 4, 8, 5],
+    FashionMNIST: [7, 8, 6, 1, 5, 2, 9, 3, 0, 4],
+    CIFAR10: [4, 2, 7, 6, 1, 0, 9, 3, 5, 8],
+}
+"""The first labels of the training splits. Artifacts are made of these data: they must never change."""
+
+
+def test_images_are_those_that_old_artifacts_were_made_of(data: Archive):
+    assert data.labels("train")[:10].tolist() == FIRST[type(data)]
+
+
+def test_a_caller_may_change_what_it_loaded(data: Archive):
+    mine = data.load("valid")
+    first = mine[0].clone()
+    mine.zero_()
+    assert torch.equal(data.load("valid")[0], first)
+
+
+def test_an_unknown_split_is_named(data: Archive):
+    with pytest.raises(ValueError, match="'dev'"):
+        data.load("dev")
+    with pytest.raises(ValueError, match="'dev'"):
+        data.labels("dev")
+
+
+# Without the files
+
+
+def complaint(data: Archive, monkeypatch: pytest.MonkeyPatch, root: Path | str | None) -> str:
+    """What loading says; labels say the same."""
+    if root is None:
+        monkeypatch.delenv("EBMZOO_DATA", raising=False)
+    else:
+        monkeypatch.setenv("EBMZOO_DATA", str(root))
+    with pytest.raises(DataError) as error:
+        data.load("valid")
+    with pytest.raises(DataError) as again:
+        data.labels("valid")
+    assert str(again.value) == str(error.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def remedy(data: Archive, root: Path | str) -> str:
+    kind = name(data)
+    return f"python -c \"from torchvision.datasets import {kind}; {kind}('{root}', download=True)\""
+
+
+@pytest.mark.parametrize("data", ALL, ids=name)
+@pytest.mark.parametrize("root", [None, ""])
+def test_a_folder_that_is_not_named(data: Archive, root: str | None, monkeypatch: pytest.MonkeyPatch):
+    said = complaint(data, monkeypatch, root)
+    assert said.startswith(f"{name(data)} is read from files, and the environment variable EBMZOO_DATA")
+    assert "is not set" in said
+    assert all(file in said for file in data.files)
+    assert remedy(data, "DIR") in said
+
+
+@pytest.mark.parametrize("data", ALL, ids=name)
+@pytest.mark.parametrize("below", [".", "nowhere"])
+def test_a_folder_without_the_files(
+    data: Archive, below: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    said = complaint(data, monkeypatch, tmp_path / below)
+    assert said.startswith(f"{name(data)} cannot be read from {tmp_path / below}")
+    assert f"absent: {', '.join(data.files)}. " in said
+    assert "damaged" not in said
+    assert said.endswith(remedy(data, tmp_path / below))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("data", ALL, ids=name)
+def test_files_of_something_else(data: Archive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for file in data.files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(b"<html>503</html>")
+    said = complaint(data, monkeypatch, tmp_path)
+    assert f"damaged (delete them first): {', '.join(data.files)}. " in said
+    assert "absent" not in said
+
+
+def test_one_file_absent_and_one_damaged(data: Archive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Every other file is what it should be; one byte of the damaged one is not. Mended, they are read."""
+    absent, damaged, *_ = data.files
+    originals = {file: folder() / file for file in data.files}
+    for file, original in originals.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).symlink_to(original)
+    (tmp_path / absent).unlink()
+    (tmp_path / damaged).unlink()
+    content = bytearray(originals[damaged].read_bytes())
+    content[-1] ^= 1
+    (tmp_path / damaged).write_bytes(content)
+
+    said = complaint(data, monkeypatch, tmp_path)
+    assert f"; absent: {absent}; damaged (delete them first): {damaged}. " in said
+    for file in (absent, damaged):
+        shutil.copyfile(originals[file], tmp_path / file)
+    assert len(data.load("valid")) == COUNTS[type(data)]["valid"]
+
+
+@pytest.mark.parametrize("data", ALL, ids=name)
+def test_where_the_files_are_is_no_part_of_a_description(data: Archive, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("EBMZOO_DATA", raising=False)
+    before = canonical(describe(data))
+    monkeypatch.setenv("EBMZOO_DATA", "elsewhere")
+    assert canonical(describe(data)) == before
+    assert type(data)() == data
