@@ -88,7 +88,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             ),
             *(recipes.Trained, recipes.Samples, recipes.Score),
             *(tables.Table, tables.Cell, tables.Cells, tables.Published, tables.Better, tables.Reaches),
-            *(figures.Comparison, figures.LatentPath),
+            *(figures.Comparison, figures.LatentPath, figures.BudgetCurves, figures.Curve),
         ],
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -123,10 +124,12 @@ def _result(
     made = [seed for seed in range(cell.seeds) if (index, seed) in values]
     behind = everything_behind([scores[seed] for seed in made])
     runs: list[dict[str, Any]] = []
-    cost = None
+    sampled: list[tuple[Samples, dict[str, Any]]] = []
     try:
         runs = [store.run(need) for need in behind if store.state(need) == "kept"]
-        cost = _cost(store, [scores[seed].subject for seed in made])
+        subjects = [scores[seed].subject for seed in made]
+        samples = [each for each in subjects if isinstance(each, Samples) and store.state(each) == "kept"]
+        sampled = [(each, store.run(each)) for each in samples]
     except DamagedArtifact as damaged:
         error = error or str(damaged)
     return Result(
@@ -134,7 +137,8 @@ def _result(
         values=tuple(values[index, seed] for seed in made),
         seconds=sum(run["seconds"] for run in runs),
         gradient_evaluations=sum(run.get("gradient_evaluations", 0) for run in runs),
-        cost=cost,
+        cost=_cost(sampled),
+        diagnostics=_diagnostics(sampled),
         attempts=1 + max((len(run.get("attempts", ())) for run in runs), default=0),
         protocol=cell.score.protocol()["id"],
         artifacts=tuple(store.folder(scores[seed]).name for seed in made),
@@ -142,14 +146,20 @@ def _result(
     )
 
 
-def _cost(store: Store, subjects: Sequence[Recipe]) -> dict[str, float] | None:
+def _cost(sampled: Sequence[tuple[Samples, dict[str, Any]]]) -> dict[str, float] | None:
     """Returns the evaluations behind one sample, on average over seeds, or None if they are not on record."""
-    samples = [subject for subject in subjects if isinstance(subject, Samples)]
-    runs = [store.run(subject) for subject in samples if store.state(subject) == "kept"]
-    if not runs or not all("evaluations" in run for run in runs):
+    if not sampled or not all("evaluations" in run for _, run in sampled):
         return None
-    count = sum(subject.count for subject in samples)
-    return {kind: sum(run["evaluations"][kind] for run in runs) / count for kind in runs[0]["evaluations"]}
+    count = sum(samples.count for samples, _ in sampled)
+    kinds = sampled[0][1]["evaluations"]
+    return {kind: sum(run["evaluations"][kind] for _, run in sampled) / count for kind in kinds}
+
+
+def _diagnostics(sampled: Sequence[tuple[Samples, dict[str, Any]]]) -> dict[str, float]:
+    """Returns the means over seeds of what every seed's sampler noted."""
+    found = [run.get("diagnostics", {}) for _, run in sampled]
+    names = [name for name in found[0] if all(name in each for each in found)] if found else []
+    return {name: statistics.fmean(each[name] for each in found) for name in names}
 
 
 def everything_behind(recipes: Sequence[Recipe]) -> list[Recipe]:

@@ -23,6 +23,7 @@ HEADER = (
     "artifact",
 )
 CLAIMS = "claims (ratio, with its 95 % interval over pairs of seeds; or the range, for a value to be reached)"
+DIAGNOSTICS = "samplers, in their own words (of the first shard, mean over seeds)"
 RIGHT = {"published", "ours", "difference", "per sample", "attempts", "seconds"}
 KINDS = {"gradients": "∇E", "energies": "E", "decodings": "g"}
 
@@ -54,7 +55,13 @@ def cost_text(cost: Mapping[str, float] | None) -> str:
     """Returns how often a model was evaluated for one sample, such as ``100 ∇E + 1 g``."""
     if cost is None:
         return "–"
-    return " + ".join(f"{cost[kind]:.3g} {sign}" for kind, sign in KINDS.items() if cost[kind]) or "0"
+    counts = {sign: cost[kind] for kind, sign in KINDS.items() if cost[kind]}
+    return " + ".join(f"{n:.0f} {s}" if n >= 100 else f"{n:.3g} {s}" for s, n in counts.items()) or "0"
+
+
+def diagnostics_text(diagnostics: Mapping[str, float]) -> str:
+    """Returns what a sampler said of itself, such as ``acceptance 0.71, split_rhat 1.02``."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in diagnostics.items())
 
 
 def difference(result: Result) -> float | None:
@@ -88,6 +95,9 @@ def text(outcome: Outcome) -> str:
             lines.append(f"underspecified: {_place(result)}: {result.cell.published.underspecified}")
     if outcome.table.claims:
         lines += ["", CLAIMS, *map(claim_text, outcome.judgements())]
+    noted = dict.fromkeys(f"{_place(r)}: {diagnostics_text(r.diagnostics)}" for r in results if r.diagnostics)
+    if noted:
+        lines += ["", DIAGNOSTICS, *(f"  {note}" for note in noted)]
     errors = dict.fromkeys(f"{_place(r)}: {r.error}" for r in results if r.error)
     if errors:
         lines += ["", "failed", *(f"  {error}" for error in errors)]
@@ -210,6 +220,7 @@ def _cell_json(result: Result, verdict: str | None, overrides: Sequence[str]) ->
         "values": list(result.values),
         "artifacts": list(result.artifacts),
         "evaluations": None if result.cost is None else dict(result.cost),
+        "diagnostics": dict(result.diagnostics),
     }
 
 

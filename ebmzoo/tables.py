@@ -218,4 +218,5 @@ class Table:
     def with_seeds(self, seeds: int) -> Table:
         """Returns the table with another number of seeds in every cell."""
         cells = tuple(dataclasses.replace(source, seeds=seeds) for source in self.cells)
-        return dataclasses.replace(self, cells=cells)
+        figures = tuple(figure.with_seeds(seeds) for figure in self.figures)
+        return dataclasses.replace(self, cells=cells, figures=figures)

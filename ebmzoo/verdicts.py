@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ebmzoo.tables import Better, Cell, Claim, Reaches, Table
 
@@ -28,6 +28,7 @@ class Result:
         error: Why a seed has no value, or None.
         cost: How often the model was evaluated for one sample, by kind (the fields of
             :class:`~ebmzoo.models.Evaluations`); or None for what is no sample, or was not recorded.
+        diagnostics: What samplers said of themselves, on average over seeds: acceptance, for example.
     """
 
     cell: Cell
@@ -39,6 +40,7 @@ class Result:
     artifacts: tuple[str, ...] = ()
     error: str | None = None
     cost: Mapping[str, float] | None = None
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:

@@ -128,6 +128,8 @@ def test_what_stands_behind_a_cell_is_added_up(tmp_path):
     [made] = measure([Cell("a", "toy", Score(samples, Offset()), seeds=2)], Store(tmp_path)).results
     # of each seed's 8 chains: one gradient where they start and one for each of 3 steps
     assert made.gradient_evaluations == 2 * 8 * 4
+    assert made.cost == {"gradients": 4.0, "energies": 0.0, "decodings": 1.0}
+    assert made.diagnostics["acceptance"] == 1.0
     runs = [json.loads(path.read_text()) for path in tmp_path.glob("*/run.json")]
     assert len(runs) == 6
     assert made.seconds == pytest.approx(sum(run["seconds"] for run in runs))

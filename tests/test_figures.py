@@ -10,12 +10,23 @@ import numpy as np
 import pytest
 import torch
 from planted import SUBJECT
-from toys import PICTURES, VAES, Blob
+from toys import PICTURES, VAES, Blob, Offset
 
 from ebmzoo.fields import FieldError
-from ebmzoo.figures import Comparison, Figure, LatentPath, drawable, due, picture, save, tiled
+from ebmzoo.figures import (
+    BudgetCurves,
+    Comparison,
+    Curve,
+    Figure,
+    LatentPath,
+    drawable,
+    due,
+    picture,
+    save,
+    tiled,
+)
 from ebmzoo.generators import MLPGenerator
-from ebmzoo.recipes import Samples, Trained
+from ebmzoo.recipes import Samples, Score, Trained
 from ebmzoo.samplers import Chains, Direct, Langevin, Stage
 from ebmzoo.store import Store
 from ebmzoo_bases.encoders import MLPEncoder
@@ -27,7 +38,13 @@ IMAGES = Comparison("images", "Images", PICTURES, (OF_IMAGES, OF_IMAGES), ("one"
 CHAINS = Chains((Stage(Langevin(0.01), 7),))
 PLANE_PATH = LatentPath("plane", "Paths", VAES["VAE"], CHAINS, chains=3)
 IMAGE_PATH = LatentPath("ways", "Paths", OF_IMAGES.model, CHAINS, chains=3, shots=4)
-FIGURES = (POINTS, IMAGES, PLANE_PATH, IMAGE_PATH)
+BUDGETS = tuple(
+    dataclasses.replace(SUBJECT, sampler=Chains((Stage(Langevin(0.01), steps),))) for steps in (1, 4)
+)
+CURVES = BudgetCurves(
+    "budget", "Budgets", (Curve("Langevin", BUDGETS), Curve("none", (SUBJECT,))), (Offset(), Offset(1.0)), 2
+)
+FIGURES = (POINTS, IMAGES, PLANE_PATH, IMAGE_PATH, CURVES)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +75,7 @@ def size(path: Path) -> tuple[int, int]:
         (IMAGES, (3 * 416, 481)),
         (PLANE_PATH, (2 * 416, 481)),
         (IMAGE_PATH, (286, 351)),
+        (CURVES, (2 * 520, 585)),
     ],
     ids=lambda value: value.name if isinstance(value, Figure) else "",
 )
@@ -82,7 +100,7 @@ def test_a_figure_waits_for_all_that_it_needs(tmp_path):
 
 def test_drawing_makes_nothing(store, tmp_path):
     before = sorted(store.root.iterdir())
-    assert len(list(due(FIGURES, store, tmp_path))) == 4
+    assert len(list(due(FIGURES, store, tmp_path))) == 5
     assert sorted(store.root.iterdir()) == before
 
 
@@ -113,6 +131,25 @@ def test_another_sampler_is_another_figure(store, tmp_path):
     store.get(other)
     list(due([dataclasses.replace(POINTS, samples=(other,))], store, tmp_path))
     assert path.read_bytes() != before
+
+
+def test_curves_show_means_over_seeds_at_what_a_sample_cost(store):
+    canvas = CURVES.draw(store)
+    assert [axis.get_ylabel() for axis in canvas.axes] == ["offset", "offset"]
+    for axis, metric in zip(canvas.axes, CURVES.metrics, strict=True):
+        [chains, none] = axis.containers
+        costs, means = chains.lines[0].get_data()
+        assert list(costs) == [3.0 * 2, 3.0 * 5]  # a gradient at the start, and one for each step
+        for samples, mean in zip(BUDGETS, means, strict=True):
+            values = [store.get(Score(samples, metric).reseeded(index)) for index in range(2)]
+            assert mean == pytest.approx(sum(values) / 2)
+        assert list(none.lines[0].get_xdata()) == [0.0]
+
+
+def test_curves_follow_the_number_of_seeds():
+    assert len(CURVES.needs()) == 3 * 2 * 2
+    assert len(CURVES.with_seeds(5).needs()) == 3 * 2 * 5
+    assert POINTS.with_seeds(5) is POINTS
 
 
 def test_panels_show_data_and_samples(store):

@@ -41,9 +41,13 @@ TABLE = Table(
 
 COST = {"gradients": 100.0, "energies": 0.0, "decodings": 1.0}
 
+NOTED = {"acceptance": 0.5, "never_moved": 0.0}
+
 RESULTS = (
     result((10.0, 10.5, 11.0), VAE_FD),
-    dataclasses.replace(result((0.25, 0.5, 0.75), VAE_SHARE), attempts=2, seconds=12.4, cost=COST),
+    dataclasses.replace(
+        result((0.25, 0.5, 0.75), VAE_SHARE), attempts=2, seconds=12.4, cost=COST, diagnostics=NOTED
+    ),
     result((5.0, 5.25, 5.5), EBM_FD),
     dataclasses.replace(result((0.5,), EBM_SHARE, missing=2), error="the disk is full"),
     dataclasses.replace(result((), ROLL, missing=3), error="it diverged at update 3"),
@@ -70,6 +74,9 @@ claims (ratio, with its 95 % interval over pairs of seeds; or the range, for a v
   ✓ holds      the tilt is closer (ratio 0.5, 0.5 to 0.5)
   ? open       the tilt has more (not enough cells were made to tell)
   ✗ not shown  the VAE reaches one half (ratio 1, 0.5 to 1.5)
+
+samplers, in their own words (of the first shard, mean over seeds)
+  VAE · digits: acceptance 0.5, never_moved 0
 
 failed
   VAE + EBM · digits: the disk is full
@@ -180,7 +187,7 @@ def test_json_keeps_its_contract():
     document = as_json(outcome("laptop", ("Trained.steps = 3",)))
     assert list(document) == ["table", "source", "scale", "cells", "claims"]
     for made in document["cells"]:
-        assert list(made) == [*CELL_KEYS, "values", "artifacts", "evaluations"]
+        assert list(made) == [*CELL_KEYS, "values", "artifacts", "evaluations", "diagnostics"]
         assert made["published"] is None or list(made["published"]) == ["value", "std", "source", "status"]
         assert made["overrides"] == ["Trained.steps = 3"]
     for claim in document["claims"]:
@@ -214,6 +221,7 @@ def test_json_by_hand():
         "values": [0.25, 0.5, 0.75],
         "artifacts": ["score-000000000000", "score-000000000001", "score-000000000002"],
         "evaluations": {"gradients": 100.0, "energies": 0.0, "decodings": 1.0},
+        "diagnostics": {"acceptance": 0.5, "never_moved": 0.0},
     }
     assert made["cells"][4]["value"] is None
     assert made["cells"][4]["artifact"] is None

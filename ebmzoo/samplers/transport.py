@@ -82,10 +82,10 @@ class Sphere:
 
 @dataclass(frozen=True)
 class SphereAsPublished:
-    r"""What DOT's public code does instead of :class:`Sphere`: :math:`h - z \, (h \cdot z) / \sqrt{d}`.
+    r"""What DOT's public code has in the place of :class:`Sphere`.
 
-    That is :math:`\sqrt{d}` times the radial part at :math:`\|z\|^2 = d`, so latents are pushed outwards or
-    inwards.
+    The gradient becomes :math:`h - z \, (h \cdot z) / \sqrt{d}`. What is taken away is :math:`\sqrt{d}` times
+    the radial part where :math:`\|z\|^2 = d`, so latents are pushed outwards or inwards.
     """
 
     def direction(self, z: Tensor, gradient: Tensor) -> Tensor:
