@@ -66,6 +66,8 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             metrics.KernelDistance,
             metrics.Precision,
             metrics.Recall,
+            metrics.InceptionScore,
+            metrics.FID,
         ],
         "networks": [
             generators.MLPGenerator,

@@ -2,15 +2,18 @@
 
 from ebmzoo.metrics.distances import EMD, MMD, SlicedWasserstein
 from ebmzoo.metrics.fidelity import FrechetDistance, KernelDistance, Precision, Recall
+from ebmzoo.metrics.inception import FID, InceptionScore
 from ebmzoo.metrics.metric import Metric, check_finite
 from ebmzoo.metrics.modes import HighQuality, HighQualitySpread, ModeBalance, ModesFound
 
 __all__ = [
     "EMD",
+    "FID",
     "MMD",
     "FrechetDistance",
     "HighQuality",
     "HighQualitySpread",
+    "InceptionScore",
     "KernelDistance",
     "Metric",
     "ModeBalance",

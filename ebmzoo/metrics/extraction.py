@@ -15,18 +15,31 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ebmzoo.data.dataset import Dataset
+from ebmzoo.data.dataset import DataError, Dataset
 from ebmzoo.metrics.metric import check_finite
 from ebmzoo.models import Model
 from ebmzoo.store import Recipe
 
 BATCH = 256
 """How many images pass the classifier at once, which moves no value beyond float rounding."""
+
+INCEPTION_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+"""Where torch-fidelity takes Inception's weights from: those of 2015, which published FID and IS rest on."""
+
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+"""The SHA-256 of that file, whose name has the first eight digits."""
+
+INCEPTION_BATCH = 64
+"""How many images pass Inception at once, each blown up to 299×299 pixels."""
 
 
 def eight_bit(images: Tensor) -> Tensor:
@@ -74,11 +87,7 @@ class Pair:
     """
 
     def __init__(self, samples: Tensor, data: Dataset, split: str, at_least: int, needs: str):
-        check_finite(samples)
-        if len(data.shape) != 3 or data.shape[0] not in (1, 3):
-            raise ValueError(f"images (1 or 3, H, W) are needed; {type(data).__name__} holds {data.shape}")
-        if samples.shape[1:] != data.shape:
-            raise ValueError(f"samples are {tuple(samples.shape[1:])}, but the data are {data.shape}")
+        check_images(samples, data)
         real = data.load(split)
         fewest = min(len(samples), len(real))
         if fewest < at_least:
@@ -90,7 +99,7 @@ class Pair:
         self.channels, self.on_gpu = data.shape[0], samples.is_cuda
 
     def measure(self, options: dict[str, Any], key: str, model: Model, recipe: Recipe) -> float:
-        """Returns one of the numbers that torch-fidelity computes.
+        """Returns one of the numbers that torch-fidelity computes of a classifier's features.
 
         Arguments:
             options: Which metric, and its settings, by torch-fidelity's names.
@@ -98,22 +107,100 @@ class Pair:
             model: The classifier.
             recipe: Its recipe.
         """
-        import torch_fidelity
+        known = {"feature_extractor": registered(model, recipe, self.channels)}
+        return self.measure_by(known, options, key)
 
-        options = {
-            **options,
-            "input1": self.samples,
-            "input2": self.real,
-            "feature_extractor": registered(model, recipe, self.channels),
-            "batch_size": BATCH,
-            "cuda": self.on_gpu,
-            "cache": False,
-            "save_cpu_ram": True,  # which is what keeps it from starting loader processes
-            "verbose": False,
-        }
-        check_options(options)
-        with torch.random.fork_rng(devices=[]):
-            return float(torch_fidelity.calculate_metrics(**options)[key])
+    def measure_by(self, extractor: Mapping[str, Any], options: dict[str, Any], key: str) -> float:
+        """Returns the same of another extractor's features, which torch-fidelity's options name."""
+        inputs = {"input1": self.samples, "input2": self.real}
+        return calculated({**extractor, **options, **inputs}, key, self.on_gpu)
+
+
+def check_images(samples: Tensor, data: Dataset) -> None:
+    """Raises ValueError unless samples (N, *) are finite images of the shape of the data."""
+    check_finite(samples)
+    if len(data.shape) != 3 or data.shape[0] not in (1, 3):
+        raise ValueError(f"images (1 or 3, H, W) are needed; {type(data).__name__} holds {data.shape}")
+    if samples.shape[1:] != data.shape:
+        raise ValueError(f"samples are {tuple(samples.shape[1:])}, but the data are {data.shape}")
+
+
+def calculated(options: Mapping[str, Any], key: str, on_gpu: bool) -> float:
+    """Returns one of the numbers that torch-fidelity computes.
+
+    Arguments:
+        options: Inputs, extractor and metric with its settings, by torch-fidelity's names.
+        key: The name of the number.
+        on_gpu: Whether it is computed on a GPU.
+    """
+    import torch_fidelity
+
+    options = {
+        "batch_size": BATCH,
+        "cuda": on_gpu,
+        "cache": False,
+        "save_cpu_ram": True,  # which is what keeps it from starting loader processes
+        "verbose": False,
+        **options,
+    }
+    check_options(options)
+    with torch.random.fork_rng(devices=[]):
+        return float(torch_fidelity.calculate_metrics(**options)[key])
+
+
+def protocol(extractor: str, size: str = "size as it is") -> dict[str, Any]:
+    """Returns what moves all numbers that are computed here.
+
+    Arguments:
+        extractor: What makes the features.
+        size: What is done to the size of images.
+    """
+    return {
+        "extractor": extractor,
+        "images": f"clipped to [-1, 1], rounded to 8 bits, {size}, grey as RGB",
+        "torch-fidelity": metadata.version("torch-fidelity"),
+    }
+
+
+def inception(metric: str) -> dict[str, Any]:
+    """Returns the options by which torch-fidelity computes with Inception's features.
+
+    Arguments:
+        metric: The metric that needs them, for the message.
+
+    Raises:
+        DataError: If the weights are absent or damaged; the message says how to get them.
+    """
+    weights = _weights(metric)
+    return {
+        "feature_extractor": "inception-v3-compat",
+        "feature_extractor_weights_path": str(weights),
+        "batch_size": INCEPTION_BATCH,
+    }
+
+
+def _weights(metric: str) -> Path:
+    """Returns the first file of Inception's weights that is whole."""
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(INCEPTION_URL).name
+    named = os.environ.get("EBMZOO_INCEPTION")
+    states = []
+    for path in (cached, *([Path(named)] if named else [])):
+        if not path.is_file():
+            states.append(f"{path} (absent)")
+            continue
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found == INCEPTION_SHA256:
+            return path
+        states.append(f"{path} (damaged or another file: its SHA-256 begins with {found[:8]}, not 6726825d)")
+    if not named:
+        states.append("the file that the environment variable EBMZOO_INCEPTION names (not set)")
+    raise DataError(
+        f"{metric} needs the weights of torch-fidelity's Inception, and ebmzoo does not download them itself. "
+        f"Looked for: {'; '.join(states)}. To get them, download {INCEPTION_URL} (96 MB) to the first of "
+        "these places, or to any other and set EBMZOO_INCEPTION to it. FD-<name>, the FrechetDistance of a "
+        "classifier that is trained here, needs no download"
+    )
 
 
 def check_options(options: dict[str, Any]) -> None:

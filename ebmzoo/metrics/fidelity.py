@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +16,7 @@ from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
-from ebmzoo.metrics.extraction import Pair
+from ebmzoo.metrics.extraction import Pair, protocol
 from ebmzoo.metrics.metric import Metric
 from ebmzoo.store import Recipe
 
@@ -205,9 +204,4 @@ class Recall(Metric):
 
 
 def _protocol(features: Recipe) -> dict[str, Any]:
-    return {
-        "extractor": features.key,
-        "images": "clipped to [-1, 1], rounded to 8 bits, size as it is, grey as RGB",
-        "data": "the whole split",
-        "torch-fidelity": metadata.version("torch-fidelity"),
-    }
+    return {**protocol(features.key), "data": "the whole split"}
