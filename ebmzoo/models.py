@@ -260,6 +260,18 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Puts all of a model in evaluation mode, and each of its parts back into its own mode at the end."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 @dataclass
 class Evaluations:
     """How often a model was evaluated, one for each point.

@@ -11,8 +11,6 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +21,7 @@ from torch import Tensor
 from ebmzoo.data.dataset import SPLITS, Dataset
 from ebmzoo.fields import FieldError, added, not_negative, positive
 from ebmzoo.metrics.metric import Metric
-from ebmzoo.models import Evaluations, Model, counting_evaluations
+from ebmzoo.models import Evaluations, Model, counting_evaluations, evaluating
 from ebmzoo.runtime import progress
 from ebmzoo.samplers import Sampler, recording_chains
 from ebmzoo.store import (
@@ -273,18 +271,6 @@ class Score(Recipe):
         }
         name = hashlib.sha256(canonical(protocol).encode()).hexdigest()[:8]
         return {"id": name, **protocol}
-
-
-@contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """Puts all of a model in evaluation mode, and each of its parts back into its own mode at the end."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def finite(value: float, metric: Metric) -> float:

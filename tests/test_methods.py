@@ -16,7 +16,7 @@ from toys import METHODS, SGD, VAES, Blob
 
 from ebmzoo.config.registry import classes
 from ebmzoo.energies import MLPEnergy
-from ebmzoo.models import Model, NoEnergy, StandardNormal
+from ebmzoo.models import Model, NoEnergy, StandardNormal, evaluating
 from ebmzoo.recipes import Samples, Trained
 from ebmzoo.samplers import HMC, Chains, Direct, FromNoise, Langevin, Stage
 from ebmzoo.store import Store
@@ -142,7 +142,8 @@ def test_sampling_changes_nothing(trained: Trained, store: Store):
         flags = [p.requires_grad for p in model.parameters()]
         schedule = (Stage(Langevin(0.01), 3), Stage(HMC(0.1, 2), 2))
         for sampler in (Direct(), Chains(schedule), Chains(schedule, FromNoise(0.5), beta=0.5)):
-            drawn = sampler.draw(model, 4, generator(0))
+            with evaluating(model):
+                drawn = sampler.draw(model, 4, generator(0))
             assert drawn.shape == (4, *trained.data.shape)
             assert not drawn.requires_grad
         assert_equal(weights(model), before)

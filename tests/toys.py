@@ -27,8 +27,15 @@ from ebmzoo.runtime import Deadline, OutOfTime, Runtime
 from ebmzoo.samplers import MALA, Langevin, Stage
 from ebmzoo.store import Recipe, Store, unfinished
 from ebmzoo.training import Adam, Averaged, Batches, Learner, Method, Optimizer, descend
+from ebmzoo_bases.dcgan import DCGANEnergy, DCGANGenerator
 from ebmzoo_bases.encoders import ConvEncoder, MLPEncoder
 from ebmzoo_bases.gan import GAN, BetweenPenalty, DataPenalty, Hinge
+from ebmzoo_bases.sngan import (
+    SNGANConvEnergy,
+    SNGANConvGenerator,
+    SNGANResNetEnergy,
+    SNGANResNetGenerator,
+)
 from ebmzoo_bases.vae import VAE, Bernoulli, Gaussian
 from ebmzoo_ddls.calibration import IsotonicCalibration
 from ebmzoo_ddls.ddls import DDLS
@@ -207,6 +214,13 @@ GANS = {
 METHODS = {
     **VAES,
     **GANS,
+    "SNGAN": Trained(
+        GAN(3, SNGANConvGenerator(4), SNGANConvEnergy(4), Hinge(), critic_steps=2), PICTURES, 5, 16
+    ),
+    "SNGAN, residual, averaged": Trained(
+        Averaged(GAN(3, SNGANResNetGenerator(4), SNGANResNetEnergy(4), Hinge())), PICTURES, 5, 16
+    ),
+    "DCGAN": Trained(GAN(3, DCGANGenerator(4), DCGANEnergy(4)), PICTURES, 5, 16),
     "DDLS": Trained(DDLS(), PLANE, 1, 64, GANS["GAN"], split="valid"),
     "DDLS, isotonic": Trained(DDLS(IsotonicCalibration(16)), PICTURES, 2, 32, GANS["GAN of pictures"]),
     **{

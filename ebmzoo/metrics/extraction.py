@@ -196,7 +196,7 @@ def _weights(metric: str) -> Path:
     if not named:
         states.append("the file that the environment variable EBMZOO_INCEPTION names (not set)")
     raise DataError(
-        f"{metric} needs the weights of torch-fidelity's Inception, and ebmzoo does not download them itself. "
+        f"{metric} needs the weights of torch-fidelity's Inception, and ebmzoo downloads nothing by itself. "
         f"Looked for: {'; '.join(states)}. To get them, download {INCEPTION_URL} (96 MB) to the first of "
         "these places, or to any other and set EBMZOO_INCEPTION to it. FD-<name>, the FrechetDistance of a "
         "classifier that is trained here, needs no download"
