@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -232,6 +233,18 @@ def test_fid_is_the_frechet_distance(looks: Any) -> None:
     )
     assert score(FID(), samples) == same > score(FID(), PIXELS.load("valid"))
     assert abs(score(FID(), PIXELS.load("test"))) < 1e-8
+
+
+def test_fid_compares_with_as_many_data_as_it_is_told(looks: Any) -> None:
+    looks("seven pixels", lambda x: x.flatten(1)[:, :7])
+    samples = PIXELS.load("valid")
+    fewer = dataclasses.replace(PIXELS, count=40)
+    assert torch.equal(fewer.load("test"), PIXELS.load("test")[:40])
+    assert score(FID(count=40), samples) == score(FID(), samples, fewer) != score(FID(), samples)
+    with pytest.raises(ValueError, match="count is 61, but there are 60 data of the split 'test'"):
+        score(FID(count=61), samples)
+    with pytest.raises(FieldError, match=r"FID\.count"):
+        FID(count=1)
 
 
 @both

@@ -206,6 +206,22 @@ def test_rejection_shifts_by_a_percentile(percentile, top):
     assert_share(drawn, chances[0] / sum(chances))
 
 
+class Rare(nn.Module):
+    """Lower by two in a tail that one point in 20 000 comes from."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -2.0 * (x.flatten() > 3.891)
+
+
+def test_rejection_remembers_its_burn_in():
+    """With the rare maximum from the burn-in, e^-2 of the proposals are kept; without it, all."""
+    model = Model(StandardNormal((1,)), nn.Identity(), Rare())
+    for burn_in, expected in ((400_000, math.exp(-2)), (1, 1.0)):
+        with recording_chains() as record:
+            Rejection(None, burn_in).draw(model, 10, generator(20))
+        assert record.summary()["acceptance"] == pytest.approx(expected, abs=0.02)
+
+
 def test_rejection_gives_up():
     class Needle(nn.Module):
         """Lowest in a far tail, which the burn-in is made to find."""

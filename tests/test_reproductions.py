@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -118,17 +120,29 @@ def test_smoke(name, tmp_path):
     _skip_without_data(configured.table)
     words = ["reproduce", name, "--scale", "smoke", "--device", "cpu", "--json"]
     made = CliRunner().invoke(main, words, prog_name="ebmzoo")
-    assert made.exit_code == 0, made.output
     document = json.loads(made.stdout)
-    assert [cell["error"] for cell in document["cells"]] == [None] * len(document["cells"])
-    made_of = [(cell["row"], cell["column"], cell["metric"], cell["n"]) for cell in document["cells"]]
-    assert made_of == [(cell.row, cell.column, cell.metric, cell.seeds) for cell in configured.table.flat()]
+    excused = [cell for cell in document["cells"] if _lacks_inception(cell)]
+    assert made.exit_code == bool(excused), made.output
+    assert [cell["error"] for cell in document["cells"] if cell["error"] and cell not in excused] == []
+    made_of = [(cell["row"], cell["column"], cell["metric"]) for cell in document["cells"]]
+    assert made_of == [(cell.row, cell.column, cell.metric) for cell in configured.table.flat()]
+    for cell, planned in zip(document["cells"], configured.table.flat(), strict=True):
+        assert cell["n"] == (0 if cell in excused else planned.seeds)
     assert len(document["claims"]) == len(configured.table.claims)
     pictures = sorted(path.stem for path in tmp_path.glob("artifacts/tables/*/*.png"))
     assert pictures == sorted(figure.name for figure in configured.table.figures)
     again = CliRunner().invoke(main, words, prog_name="ebmzoo")
     assert json.loads(again.stdout) == document
-    assert "seed 1/" not in again.stderr
+    said_again = [line for line in again.stderr.splitlines() if line.startswith("seed 1/")]
+    assert len(said_again) == len(excused)
+
+
+def _lacks_inception(cell: dict[str, Any]) -> bool:
+    """Whether a cell lacks Inception's weights and nothing else, where nobody said that they are there."""
+    absent = "EBMZOO_INCEPTION" not in os.environ
+    return absent and f"{cell['metric']} needs the weights of torch-fidelity's Inception" in (
+        cell["error"] or ""
+    )
 
 
 def _skip_without_data(table: Table) -> None:

@@ -81,14 +81,26 @@ class Pair:
         split: Its split.
         at_least: How many samples and data are needed.
         needs: What needs them, for the message.
+        count: How many data are compared, or None for all of the split.
 
     Raises:
         ValueError: If there are fewer, a sample is not finite, or they are no images.
     """
 
-    def __init__(self, samples: Tensor, data: Dataset, split: str, at_least: int, needs: str):
+    def __init__(
+        self,
+        samples: Tensor,
+        data: Dataset,
+        split: str,
+        at_least: int,
+        needs: str,
+        count: int | None = None,
+    ):
         check_images(samples, data)
         real = data.load(split)
+        if count is not None and count > len(real):
+            raise ValueError(f"count is {count}, but there are {len(real)} data of the split {split!r}")
+        real = real[:count]
         fewest = min(len(samples), len(real))
         if fewest < at_least:
             raise ValueError(

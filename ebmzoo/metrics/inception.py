@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
-from ebmzoo.fields import positive
+from ebmzoo.fields import FieldError, positive
 from ebmzoo.metrics.extraction import (
     INCEPTION_SHA256,
     Images,
@@ -95,9 +95,17 @@ class FID(Metric):
     References:
         | GANs Trained by a Two Time-Scale Update Rule (Heusel et al., 2017)
         | https://arxiv.org/abs/1706.08500
+
+    Arguments:
+        count: How many data are compared, the first of the split; None for all of it, as papers have it.
     """
 
     lower_is_better: ClassVar[bool] = True
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.count is not None and self.count < 2:
+            raise FieldError(self, "count", "2 or more, or None")
 
     @property
     def label(self) -> str:
@@ -110,12 +118,13 @@ class FID(Metric):
         """Returns the distance, in squared units of the features."""
         del get, rng
         extractor = inception(self.label)
-        pair = Pair(samples, data, split, at_least=2, needs="a covariance")
+        pair = Pair(samples, data, split, at_least=2, needs="a covariance", count=self.count)
         return pair.measure_by(extractor, {"fid": True}, "frechet_inception_distance")
 
     def protocol(self) -> dict[str, Any]:
         """Returns what moves the value."""
-        return {**_protocol("2048"), "data": "the whole split"}
+        compared = "the whole split" if self.count is None else "the first of the split"
+        return {**_protocol("2048"), "data": compared, "count": self.count}
 
 
 def _protocol(layer: str) -> dict[str, Any]:

@@ -21,7 +21,11 @@ from ebmzoo.fields import FieldError
 
 
 class Map(nn.Module, ABC):
-    """An increasing function of a critic's output; what it learns are buffers."""
+    """A monotone function of a critic's output; what it learns are buffers."""
+
+    def facts(self) -> dict[str, Tensor]:
+        """Returns what there is to say of it, by name: scalars of shape ()."""
+        return {}
 
     @abstractmethod
     def fit(self, outputs: Tensor, real: Tensor) -> None:
@@ -30,7 +34,7 @@ class Map(nn.Module, ABC):
 
 @runtime_checkable
 class Calibration(Protocol):
-    """A family of such functions."""
+    """A family of monotone functions."""
 
     def map(self) -> Map:
         """Returns the function before it has learnt anything: the identity."""
@@ -67,6 +71,10 @@ class Affine(Map):
     def forward(self, outputs: Tensor) -> Tensor:
         """Returns the logits, of the shape of ``outputs``."""
         return self.slope * outputs + self.intercept
+
+    def facts(self) -> dict[str, Tensor]:
+        """Returns slope and intercept. A slope below zero says that the critic is worse than none."""
+        return {"slope": self.slope.clone(), "intercept": self.intercept.clone()}
 
     def fit(self, outputs: Tensor, real: Tensor) -> None:
         """Minimises the cross-entropy, which is convex, to the precision of doubles.

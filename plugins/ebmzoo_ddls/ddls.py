@@ -94,6 +94,7 @@ class CalibrationLearner(Learner):
         return {
             "cross_entropy": binary_cross_entropy_with_logits(logits, real),
             "cross_entropy_before": binary_cross_entropy_with_logits(outputs, real),
+            **energy.calibration.facts(),
             "accuracy": ((logits > 0) == (real > 0)).float().mean(),
             "outputs/data": outputs[: len(data)],
             "outputs/samples": outputs[len(data) :],
