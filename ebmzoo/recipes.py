@@ -247,6 +247,7 @@ class Score(Recipe):
         Raises:
             ValueError: If the score is not a finite number.
         """
+        self.metric.check_ready()
         subject = store.get(self.subject)
         began = time.monotonic()
         rng = self.rng("metric", store.runtime.torch_device())

@@ -98,9 +98,12 @@ def text(outcome: Outcome) -> str:
     noted = dict.fromkeys(f"{_place(r)}: {diagnostics_text(r.diagnostics)}" for r in results if r.diagnostics)
     if noted:
         lines += ["", DIAGNOSTICS, *(f"  {note}" for note in noted)]
-    errors = dict.fromkeys(f"{_place(r)}: {r.error}" for r in results if r.error)
-    if errors:
-        lines += ["", "failed", *(f"  {error}" for error in errors)]
+    failed: dict[str, list[str]] = {}
+    for result in results:
+        if result.error:
+            failed.setdefault(result.error, []).append(_place(result))
+    if failed:
+        lines += ["", "failed", *(f"  {_listed(places)}: {error}" for error, places in failed.items())]
     if outcome.overrides:
         lines += ["", "differs from the paper scale in", *(f"  {override}" for override in outcome.overrides)]
     return "\n".join(lines)
@@ -134,6 +137,10 @@ def claim_text(judgement: Judgement) -> str:
         notes.append(f"{number(judgement.low)} to {number(judgement.high)}")
     notes += [judgement.open] if judgement.open else []
     return f"  {mark:11}  {judgement.claim}" + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _listed(places: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(places))
 
 
 def _place(result: Result) -> str:

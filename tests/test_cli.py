@@ -133,7 +133,7 @@ def times(here: Path) -> dict[Path, int]:
 class TestList:
     def test_tables(self, here):
         lines = well("list").splitlines()
-        assert "own/tiny        A tiny table: a VAE and its tilt" in lines
+        assert re.search(r"^own/tiny +A tiny table: a VAE and its tilt$", "\n".join(lines), re.M)
         assert [line for line in lines if line.startswith("tilting/toy ")]
         assert lines == sorted(lines)
 
@@ -511,7 +511,7 @@ class TestDoctor:
         made = run("doctor")
         assert made.exit_code == 0, made.output
         assert f"✓ ebmzoo         {__version__}" in made.stdout
-        assert "✓ tables         ddls/toy, own/tiny, tilting/" in made.stdout
+        assert "✓ tables         ddls/cifar10, ddls/digits, ddls/toy, " in made.stdout
         assert not (here / "artifacts").exists()
 
     def test_it_says_what_is_missing(self, here, monkeypatch):

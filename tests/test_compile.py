@@ -20,10 +20,10 @@ import torch
 from laws import generator
 from torch import Tensor, nn
 
-from ebmzoo import models
 from ebmzoo.energies import ConvEnergy, MLPEnergy
 from ebmzoo.generators import MLPGenerator
 from ebmzoo.models import Box, Model, NoEnergy, Prior, StandardNormal, frozen, value_and_grad
+from ebmzoo.models import model as targets
 from ebmzoo.samplers import MALA, Chains, Langevin, Stage
 from ebmzoo.training import Adam, Batches
 from ebmzoo_tilting.tilting import Tilting
@@ -43,7 +43,7 @@ def graphs(monkeypatch) -> Iterator[Graphs]:
 
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
-    monkeypatch.setattr(models, "_compiled", {})
+    monkeypatch.setattr(targets, "_compiled", {})
     yield made
     torch._dynamo.reset()
 
@@ -52,7 +52,7 @@ def graphs(monkeypatch) -> Iterator[Graphs]:
 def code(monkeypatch) -> Iterator[None]:
     """Generates code, with no graph left from other tests."""
     torch._dynamo.reset()
-    monkeypatch.setattr(models, "_compiled", {})
+    monkeypatch.setattr(targets, "_compiled", {})
     yield
     torch._dynamo.reset()
 
@@ -66,7 +66,7 @@ def planar(seed: int = 0, prior: Prior | None = None) -> Model:
 
 def assert_as_eager(model: Model, u: Tensor, beta: float = 1.0) -> None:
     found = value_and_grad(model.target(beta), u)
-    expected = value_and_grad(models.Tilted(model, beta), u)
+    expected = value_and_grad(targets.Tilted(model, beta), u)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
         assert not ours.requires_grad
@@ -128,7 +128,7 @@ def test_precision(graphs: Graphs):
     with frozen(model := planar().double()):
         u = model.prior.draw(5, generator(5))
         value, gradient = value_and_grad(model.target(1.1), u)
-        expected = value_and_grad(models.Tilted(model, 1.1), u)
+        expected = value_and_grad(targets.Tilted(model, 1.1), u)
     assert value.dtype == gradient.dtype == torch.float64
     torch.testing.assert_close((value, gradient), expected, rtol=1e-14, atol=1e-14)
 

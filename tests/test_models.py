@@ -13,7 +13,6 @@ import torch
 from laws import COUNT, Gaussian, Law, Skewed, assert_follows, assert_normal_scores, generator
 from torch import Tensor, nn
 
-from ebmzoo import models
 from ebmzoo.energies import ConvEnergy, MLPEnergy, ResidualEnergy
 from ebmzoo.generators import ConvGenerator, MLPGenerator
 from ebmzoo.models import (
@@ -26,6 +25,7 @@ from ebmzoo.models import (
     frozen,
     value_and_grad,
 )
+from ebmzoo.models import model as targets
 
 
 def toy_model(slope: float = 0.2) -> Model:
@@ -292,7 +292,7 @@ def assert_compiled_equals_eager(model: Model, beta: float, u: Tensor) -> None:
 @pytest.mark.parametrize("make", [toy_model, image_model])
 def test_what_is_compiled_equals_the_eager_target(make, monkeypatch):
     """The function that the compiler is given, without the compiler."""
-    monkeypatch.setattr(models, "_compiled", {"graph": models._functional_value_and_grad})
+    monkeypatch.setattr(targets, "_compiled", {"graph": targets._functional_value_and_grad})
     model = make()
     u = model.prior.draw(5, generator(14))
     for beta in [1.0, 30.0]:
@@ -303,7 +303,7 @@ def test_what_is_compiled_equals_the_eager_target(make, monkeypatch):
 
 @pytest.mark.slow
 def test_the_compiled_target_equals_the_eager_one(monkeypatch):
-    monkeypatch.setattr(models, "_compiled", {})
+    monkeypatch.setattr(targets, "_compiled", {})
     model = toy_model()
     for count, beta in [(5, 1.0), (5, 2.0), (3, 2.0)]:
         assert_compiled_equals_eager(model, beta, model.prior.draw(count, generator(15)))
@@ -313,7 +313,7 @@ def test_the_compiled_target_equals_the_eager_one(monkeypatch):
 
 
 def test_models_without_compilation_do_not_import_the_compiler():
-    assert isinstance(toy_model().target(), models.Tilted)
+    assert isinstance(toy_model().target(), targets.Tilted)
     assert np.isfinite(float(toy_model().target()(torch.zeros(1, 2)).detach()))
 
 

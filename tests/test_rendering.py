@@ -255,3 +255,10 @@ def test_json_has_no_number_that_is_none():
 def test_costs(cost, shown):
     assert cost_text(dict(zip(("gradients", "energies", "decodings"), cost, strict=True))) == shown
     assert cost_text(None) == "–"
+
+
+def test_one_cause_is_told_once():
+    cells = [cell(row, column) for row in ("a", "b") for column in ("x", "y")]
+    results = [dataclasses.replace(result((), each, missing=1), error="no weights") for each in cells]
+    lines = text(Outcome("t", "paper", Table("ours", tuple(cells)), tuple(results))).splitlines()
+    assert [line for line in lines if "no weights" in line] == ["  a · x, b · x, a · y, b · y: no weights"]

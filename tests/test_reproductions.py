@@ -31,6 +31,7 @@ TABLES = sorted(
 
 COMPUTE = {
     "Selection.every": "how often the best model is looked for, in a training that has fewer updates",
+    "batch": "how many are drawn at once",
     "batch_size": "data in a minibatch",
     "blocks": "the size of a network",
     "channels": "the size of a network",

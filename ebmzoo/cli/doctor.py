@@ -26,7 +26,7 @@ def doctor(context: click.Context, root: Path) -> None:
     Exits with 1 if something will fail for it.
     """
     well = True
-    for check in (_versions, _devices, _plugins, _compiler, lambda: _store(root), _data):
+    for check in (_versions, _devices, _plugins, _compiler, lambda: _store(root), _data, _inception):
         for fine, name, finding in check():
             well = well and fine
             click.echo(f"{'✓' if fine else '✗'} {name:14} {finding}")
@@ -76,7 +76,19 @@ def _store(root: Path) -> Iterator[Finding]:
 def _data() -> Iterator[Finding]:
     folder = os.environ.get("EBMZOO_DATA")
     if folder is None:
-        yield True, "data", "EBMZOO_DATA is not set; toy sets and digits need none"
+        yield True, "data", "EBMZOO_DATA is not set; toy sets and digits need none, MNIST and CIFAR-10 do"
     else:
         found = Path(folder).is_dir()
         yield found, "data", folder if found else f"EBMZOO_DATA names {folder}, which is no folder"
+
+
+def _inception() -> Iterator[Finding]:
+    from ebmzoo.data import DataError
+    from ebmzoo.metrics import FID
+
+    try:
+        FID().check_ready()
+    except DataError as error:
+        yield True, "Inception", f"absent: {error}"
+    else:
+        yield True, "Inception", "its weights are here, for IS and FID"

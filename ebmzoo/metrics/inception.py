@@ -59,6 +59,10 @@ class InceptionScore(Metric):
         """The name that a table prints."""
         return "IS"
 
+    def check_ready(self) -> None:
+        """Raises DataError unless Inception's weights are here."""
+        inception(self.label)
+
     def value(
         self, samples: Tensor, data: Dataset, split: str, get: Callable[[Recipe], Any], rng: Generator
     ) -> float:
@@ -111,6 +115,10 @@ class FID(Metric):
     def label(self) -> str:
         """The name that a table prints."""
         return "FID"
+
+    def check_ready(self) -> None:
+        """Raises DataError unless Inception's weights are here."""
+        inception(self.label)
 
     def value(
         self, samples: Tensor, data: Dataset, split: str, get: Callable[[Recipe], Any], rng: Generator

@@ -39,6 +39,10 @@ class Metric(ABC):
             FieldError: If the metric makes no sense on these data.
         """
 
+    def check_ready(self) -> None:
+        """Raises DataError if a file that the metric needs is absent. Asked before all else."""
+        return
+
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
         """Returns what moves the value besides the number of samples: sizes, extractor, kernel, versions."""

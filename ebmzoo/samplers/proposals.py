@@ -15,12 +15,9 @@ import torch
 from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
-from ebmzoo.fields import positive, within
+from ebmzoo.fields import added, positive, within
 from ebmzoo.models import Model, evaluated
 from ebmzoo.samplers.diagnostics import note
-
-BATCH = 10_000
-"""How many proposals are evaluated at once."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,7 @@ class Rejection:
         epsilon: The constant :math:`\epsilon`.
         beta: The inverse temperature :math:`\beta`.
         patience: After how many proposals for each sample that is wanted it is given up.
+        batch: How many proposals are drawn at once, and the percentile is taken over.
     """
 
     percentile: float | None = 80.0
@@ -57,9 +55,10 @@ class Rejection:
     epsilon: float = 1e-8
     beta: float = 1.0
     patience: int = 100_000
+    batch: int = added(10_000)
 
     def __post_init__(self) -> None:
-        positive(self, "burn_in", "epsilon", "beta", "patience")
+        positive(self, "burn_in", "epsilon", "beta", "patience", "batch")
         if self.percentile is not None:
             within(self, "percentile", 0.0, 100.0)
 
@@ -70,7 +69,8 @@ class Rejection:
             ValueError: If too few proposals are accepted.
         """
         highest = torch.full((), -math.inf, device=rng.device)
-        for size in _batches(self.burn_in):
+        for done in range(0, self.burn_in, self.batch):
+            size = min(self.batch, self.burn_in - done)
             _, energy = evaluated(model, model.prior.draw(size, rng))
             highest = torch.maximum(highest, -self.beta * energy.min())
         kept: list[Tensor] = []
@@ -81,11 +81,11 @@ class Rejection:
                     f"rejection kept {found} of {proposed} proposals, and {count} are wanted: the energy is "
                     "too sharp for it; sample by chains, lower beta, or raise patience"
                 )
-            data, energy = evaluated(model, model.prior.draw(BATCH, rng))
+            data, energy = evaluated(model, model.prior.draw(self.batch, rng))
             highest = torch.maximum(highest, -self.beta * energy.min())
             chosen = data[self._accepts(-self.beta * energy - highest, rng)]
             kept.append(chosen)
-            found, proposed = found + len(chosen), proposed + BATCH
+            found, proposed = found + len(chosen), proposed + self.batch
         note({"acceptance": found / proposed})
         return torch.cat(kept)[:count]
 
@@ -214,7 +214,3 @@ class Resampling:
         assert best is not None
         note({"effective_proposals": float((total.square() / squares).mean())})
         return best
-
-
-def _batches(count: int) -> list[int]:
-    return [min(BATCH, count - done) for done in range(0, count, BATCH)]

@@ -1,0 +1,47 @@
+r"""The one object of this package: a prior, a decoder and an energy.
+
+.. math:: \pi(u) \propto \rho(u) \, \exp(-\beta E(g(u)))
+
+========================  ==============  =============  =====================================
+method                    :math:`\rho`    :math:`g`      :math:`E`
+========================  ==============  =============  =====================================
+a base generator          N(0, I)         generator      none
+DDLS                      N(0, I)         generator      minus the critic's logit
+exponential tilting       N(0, I)         generator      a network
+GEBM                      N(0, I)         generator      a network, learnt with log Z
+pixel-space EBM           flat on a box   identity       a network
+========================  ==============  =============  =====================================
+
+Signs, once for the whole package: a low energy is a likely point; a critic's logit is :math:`-E`; losses are
+minimised; :math:`\beta` is an *inverse* temperature and multiplies the energy only, never the prior.
+"""
+
+from ebmzoo.models.evaluation import (
+    Evaluations,
+    counting_evaluations,
+    decoded,
+    evaluated,
+    evaluating,
+    frozen,
+    value_and_grad,
+)
+from ebmzoo.models.model import CompiledTarget, Model, NoEnergy, Target, Tilted
+from ebmzoo.models.priors import Box, Prior, StandardNormal
+
+__all__ = [
+    "Box",
+    "CompiledTarget",
+    "Evaluations",
+    "Model",
+    "NoEnergy",
+    "Prior",
+    "StandardNormal",
+    "Target",
+    "Tilted",
+    "counting_evaluations",
+    "decoded",
+    "evaluated",
+    "evaluating",
+    "frozen",
+    "value_and_grad",
+]

@@ -1,0 +1,119 @@
+"""How a model is evaluated: gradients, energies and decodings, each counted, with its parts held still."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ebmzoo.models.model import CompiledTarget, Model, Target
+
+
+def value_and_grad(target: Target, u: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Returns :math:`\log \pi(u)`, of shape (B,), and its gradient in :math:`u`, of shape (B, *).
+
+    Each entry of the batch is a chain of its own: no chain's gradient depends on another's position. No
+    parameter's ``.grad`` is filled, and neither result carries a graph.
+
+    Arguments:
+        target: The log-density.
+        u: The points :math:`u`, of shape (B, *).
+    """
+    _count(gradients=u.shape[0])
+    if isinstance(target, CompiledTarget):
+        return target.value_and_grad(u)
+    with torch.enable_grad():
+        u = u.detach().requires_grad_()
+        value = target(u)
+        if not value.requires_grad:  # flat, as a box is by itself
+            return value, torch.zeros_like(u, requires_grad=False)
+        (gradient,) = torch.autograd.grad(value.sum(), u)
+    return value.detach(), gradient
+
+
+@torch.no_grad()
+def decoded(model: Model, u: Tensor, chunk: int = 1000) -> Tensor:
+    """Returns the data that points (N, *) decode to, a chunk at a time."""
+    _count(decodings=len(u))
+    return torch.cat([model.decoder(part) for part in u.split(chunk)])
+
+
+@torch.no_grad()
+def evaluated(model: Model, u: Tensor, chunk: int = 1000) -> tuple[Tensor, Tensor]:
+    """Returns the data that points (N, *) decode to and their energies, of shape (N,), a chunk at a time."""
+    _count(energies=len(u))
+    data = [model.decoder(part) for part in u.split(chunk)]
+    return torch.cat(data), torch.cat([model.energy(part) for part in data])
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Keeps gradients from reaching any parameter of ``modules``, and puts the flags back at the end.
+
+    A chain inside a training step runs in it: the gradient in ``u`` is then all that is computed.
+    """
+    thawed = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in thawed:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in thawed:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Puts all of a model in evaluation mode, and each of its parts back into its own mode at the end."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@dataclass
+class Evaluations:
+    """How often a model was evaluated, one for each point.
+
+    Arguments:
+        gradients: Gradients of a target: decoder and energy, forwards and backwards.
+        energies: Energies without a gradient: decoder and energy, forwards.
+        decodings: Passes through the decoder alone.
+    """
+
+    gradients: int = 0
+    energies: int = 0
+    decodings: int = 0
+
+    def __add__(self, other: Evaluations) -> Evaluations:
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Evaluations(*(a + b for a, b in pairs))
+
+
+_counts: ContextVar[tuple[Evaluations, ...]] = ContextVar("evaluation counts", default=())
+
+
+def _count(gradients: int = 0, energies: int = 0, decodings: int = 0) -> None:
+    for counter in _counts.get():
+        counter.gradients += gradients
+        counter.energies += energies
+        counter.decodings += decodings
+
+
+@contextmanager
+def counting_evaluations() -> Iterator[Evaluations]:
+    """Counts what :func:`value_and_grad`, :func:`evaluated` and :func:`decoded` do in this block."""
+    counter = Evaluations()
+    token = _counts.set((*_counts.get(), counter))
+    try:
+        yield counter
+    finally:
+        _counts.reset(token)

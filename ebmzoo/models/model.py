@@ -1,0 +1,119 @@
+"""The model, and its targets: unnormalised log-densities, plain and compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ebmzoo.models.priors import Prior
+
+Target = Callable[[Tensor], Tensor]
+"""An unnormalised log-density: a tensor of points of shape (B, *) to their log-densities (B,)."""
+
+
+class NoEnergy(nn.Module):
+    """The energy of a base generator: zero everywhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns zeros of shape (B,) for data of shape (B, *)."""
+        return x.flatten(1).sum(1) * 0.0
+
+
+class Model(nn.Module):
+    r"""A prior :math:`\rho`, a decoder :math:`g` and an energy :math:`E`.
+
+    Convolution weights are laid out channels-last, which makes gradients of the energy up to 1.3 times faster
+    on a CPU and changes no value beyond float rounding.
+
+    Arguments:
+        prior: The prior over the variable :math:`u` that is sampled.
+        decoder: The map from :math:`u` (B, *) to data :math:`x` (B, *).
+        energy: The map from data (B, *) to energies (B,).
+        chains: Points (N, *) from which chains may go on, such as a replay buffer. Saved with the model.
+    """
+
+    chains: Tensor | None
+
+    def __init__(self, prior: Prior, decoder: nn.Module, energy: nn.Module, chains: Tensor | None = None):
+        super().__init__()
+        self.prior = prior
+        self.decoder = decoder.to(memory_format=torch.channels_last)
+        self.energy = energy.to(memory_format=torch.channels_last)
+        self.register_buffer("chains", chains)
+        self.compiled = False
+
+    def target(self, beta: float = 1.0) -> Target:
+        r"""Returns :math:`u \mapsto \log \rho(u) - \beta E(g(u))`.
+
+        Arguments:
+            beta: The inverse temperature :math:`\beta` of the energy.
+        """
+        return CompiledTarget(self, beta) if self.compiled else Tilted(self, beta)
+
+
+class Tilted:
+    r"""The target :math:`\log \rho(u) - \beta E(g(u))` of a model."""
+
+    def __init__(self, model: Model, beta: float):
+        self.model, self.beta = model, beta
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """Returns the values, of shape (B,), for points of shape (B, *).
+
+        Raises:
+            ValueError: If the energy does not give one number for each point, which would couple the chains.
+        """
+        return torch.sub(*_terms(self.model, u), alpha=self.beta)
+
+
+def _terms(model: Model, u: Tensor) -> tuple[Tensor, Tensor]:
+    log_prior, energy = model.prior.log_prob(u), model.energy(model.decoder(u))
+    if energy.shape != log_prior.shape:
+        expected, found = tuple(log_prior.shape), tuple(energy.shape)
+        raise ValueError(f"an energy should return one number for each point, {expected}, not {found}")
+    return log_prior, energy
+
+
+class CompiledTarget:
+    r"""The same target, with its value and gradient in one graph made by ``torch.compile``.
+
+    The first call on a shape takes some 25 s on a CPU; PyTorch keeps the generated code on disk, so a later
+    process starts faster. Models of one architecture share their graphs, whatever their weights and
+    :math:`\beta`, as long as chains run in :func:`frozen`. Values agree with :class:`Tilted` up to float
+    rounding.
+    """
+
+    def __init__(self, model: Model, beta: float):
+        self.eager = Tilted(model, beta)
+        self.beta = model.prior.anchor.new_tensor(beta)  # a number would be built into the graph
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """Returns the values, of shape (B,), for points of shape (B, *)."""
+        return self.eager(u)
+
+    def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the values (B,) and their gradients (B, *)."""
+        return _compiled_value_and_grad(self.eager.model, self.beta, u)
+
+
+def _functional_value_and_grad(model: Model, beta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    def total(u: Tensor) -> tuple[Tensor, Tensor]:
+        log_prior, energy = _terms(model, u)
+        value = log_prior - beta * energy
+        return value.sum(), value
+
+    gradient, (_, value) = torch.func.grad_and_value(total, has_aux=True)(u)
+    return value, gradient
+
+
+_compiled: dict[str, Callable[[Model, Tensor, Tensor], tuple[Tensor, Tensor]]] = {}
+
+
+def _compiled_value_and_grad(model: Model, beta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    if "graph" not in _compiled:  # importing the compiler takes seconds, so only who asks for it pays
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+        _compiled["graph"] = torch.compile(_functional_value_and_grad, dynamic=False)
+    with torch.no_grad():  # one graph, whether or not the caller records gradients
+        return _compiled["graph"](model, beta, u.detach())

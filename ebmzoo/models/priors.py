@@ -1,0 +1,78 @@
+"""Priors of the variable that is sampled."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor, nn
+
+
+class Prior(nn.Module, ABC):
+    r"""A distribution :math:`\rho` that can be drawn from and whose log-density is known.
+
+    Arguments:
+        shape: The shape of one point, without the batch.
+    """
+
+    anchor: Tensor
+
+    def __init__(self, shape: Sequence[int]):
+        super().__init__()
+        self.shape = tuple(shape)
+        self.register_buffer("anchor", torch.empty(0), persistent=False)  # knows the device and the dtype
+
+    @abstractmethod
+    def log_prob(self, u: Tensor) -> Tensor:
+        r"""Returns :math:`\log \rho(u)`, of shape (B,), for points of shape (B, *shape)."""
+
+    @abstractmethod
+    def draw(self, count: int, rng: Generator) -> Tensor:
+        """Returns ``count`` independent points, of shape (count, *shape)."""
+
+
+class StandardNormal(Prior):
+    r""":math:`\rho = \mathcal{N}(0, I)`."""
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        """Returns the log-densities, of shape (B,)."""
+        constant = 0.5 * math.log(2 * math.pi) * math.prod(self.shape)
+        return -0.5 * u.flatten(1).square().sum(1) - constant
+
+    def draw(self, count: int, rng: Generator) -> Tensor:
+        """Returns ``count`` independent points, of shape (count, *shape)."""
+        return torch.randn(
+            count, *self.shape, generator=rng, device=self.anchor.device, dtype=self.anchor.dtype
+        )
+
+
+class Box(Prior):
+    r"""Flat on the box :math:`[l, h]^d`, normalised there; :math:`-\infty` outside.
+
+    Arguments:
+        shape: The shape of one point.
+        low: The lower bound :math:`l` of every coordinate.
+        high: The upper bound :math:`h`.
+    """
+
+    def __init__(self, shape: Sequence[int], low: float = -1.0, high: float = 1.0):
+        super().__init__(shape)
+        if not low < high:
+            raise ValueError(f"a box should have low below high, not low={low} and high={high}")
+        self.low, self.high = low, high
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        """Returns the log-densities, of shape (B,). Their gradient is zero, so they carry no graph."""
+        points = u.detach().flatten(1)
+        inside = (points.clamp(self.low, self.high) == points).all(1)
+        density = -math.log(self.high - self.low) * math.prod(self.shape)
+        return inside.to(points.dtype).log_().add_(density)  # log 0 = -inf
+
+    def draw(self, count: int, rng: Generator) -> Tensor:
+        """Returns ``count`` independent points, of shape (count, *shape)."""
+        unit = torch.rand(
+            count, *self.shape, generator=rng, device=self.anchor.device, dtype=self.anchor.dtype
+        )
+        return self.low + (self.high - self.low) * unit
