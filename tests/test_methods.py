@@ -173,6 +173,15 @@ def test_samples_do_not_depend_on_what_was_drawn_before(trained: Trained, store:
     assert torch.equal(third, drawn[8:])
 
 
+def test_a_tilt_freezes_its_decoder_whatever_the_base():
+    base = Model(StandardNormal((2,)), nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), NoEnergy())
+    model = METHODS["Tilting of VAE"].method.model((2,), base)
+    assert not any(module.training for module in model.decoder.modules())
+    assert not any(p.requires_grad for p in model.decoder.parameters())
+    assert all(module.training for module in base.decoder.modules())
+    assert all(p.requires_grad for p in base.decoder.parameters())
+
+
 def test_methods_refuse_what_they_cannot_do(store: Store):
     tilting = METHODS["Tilting of VAE"].method
     with pytest.raises(ValueError, match=r"Tilting needs a trained base generator; bind Trained\.base"):
