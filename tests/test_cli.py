@@ -274,6 +274,29 @@ class TestReproduce:
         assert before.items() <= times(here).items()
         assert len(artifacts(here, "trained")) == 4
 
+    def test_a_selection_leaves_the_whole_table_alone(self, here):
+        whole = well("reproduce", "own/tiny")
+        [folder] = (here / "artifacts/tables").iterdir()
+        before = (folder / "table.txt").read_text()
+        well("reproduce", "own/tiny", "--rows", "VAE")
+        assert (folder / "table.txt").read_text() == before == whole[: whole.index("figure:")]
+        assert "VAE + EBM  " not in (folder / "selection.txt").read_text()
+        assert len(json.loads((folder / "selection.json").read_text())["cells"]) == 2
+        well("reproduce", "own/tiny", "--seeds", "1")
+        assert len(list((here / "artifacts/tables").iterdir())) == 2
+        assert (folder / "table.txt").read_text() == before
+
+    def test_a_figure_that_waits_says_so(self):
+        made = run("reproduce", "own/tiny", "--rows", "VAE")
+        assert "figure both: not drawn, since not all that it shows is made" in made.stderr
+        assert made.exit_code == 0
+
+    def test_an_empty_name_is_no_store(self, here):
+        made = run("reproduce", "own/tiny", "--store", "")
+        assert made.exit_code == 2
+        assert "an empty name is no folder" in made.stderr
+        assert sorted(path.name for path in here.iterdir()) == ["reproductions"]
+
     def test_selection(self):
         def cells(*words: str) -> list[str]:
             return [

@@ -470,7 +470,10 @@ MISTAKES: list[tuple[Any, list[str]]] = [
     ),
     (append("Chains.schedule = ()"), ["Chains.schedule is bound at", "toy.gin:14", LINE]),
     (append("MALA.step_size = 4"), ["Nothing reads MALA.step_size", LINE, "nothing makes a MALA"]),
-    (append("short/Stage.steps = 1"), ["Nothing reads Stage.steps", "toy.gin:16", "as at", "toy.gin:"]),
+    (
+        append("short/Stage.steps = 1"),
+        ["Nothing reads Stage.steps", "toy.gin:16", "Bind that instead", "toy.gin:"],
+    ),
     (append("Table.source = 'b'"), ["Table.source is bound at", "toy.gin:3", LINE]),
     (append("KERNEL = 1\ninclude 'bases/shared.gin'"), ["KERNEL is bound at", LINE, "bases/shared.gin:1"]),
     (
@@ -551,7 +554,10 @@ MISTAKES: list[tuple[Any, list[str]]] = [
     (sets("include 'bases/shared.gin'"), ["is not one binding"]),
     (sets("lnog/Stage.steps=2"), ["Nothing reads lnog/Stage.steps", "--set", "did you mean 'long'?"]),
     (sets("MALA.step_size=2"), ["Nothing reads MALA.step_size", "nothing makes a MALA"]),
-    (sets("Cell.row='x'"), ["Nothing reads Cell.row", "--set", "a value of its own, as at", "toy.gin:11"]),
+    (
+        sets("Cell.row='x'"),
+        ["Nothing reads Cell.row", "--set", "a value of its own. Bind that instead", "toy.gin:11"],
+    ),
     (sets("KERNEL=@MALA"), ["@MALA names a class", "--set 'KERNEL=@MALA'"]),
     (sets("KERNEL=%KERNELS"), ["no macro %KERNELS", "--set", "'KERNEL'"]),
     (sets("KERNEL=%KERNEL"), ["needs itself", "--set"]),

@@ -98,6 +98,8 @@ def test_isotonic_calibration_is_thinned_to_its_knots():
     coarse.fit(d, real)
     assert float((fine.outputs[0] - coarse.outputs[0]).abs()) == 0
     assert float((fine.outputs[-1] - coarse.outputs[-1]).abs()) == 0
+    ends = coarse(torch.tensor([-1e3, 1e3]))
+    assert torch.equal(ends, coarse.logits[[0, -1]])
     with pytest.raises(FieldError, match=r"IsotonicCalibration\.knots"):
         IsotonicCalibration(1)
 

@@ -174,6 +174,16 @@ def test_resampling_of_two_has_its_closed_law():
     assert_share(drawn, 0.25 + 0.5 * math.e**2 / (1 + math.e**2))
 
 
+def test_two_proposals_count_as_two_if_they_weigh_the_same():
+    """And as (a + b)² / (a² + b²) if not, which half of all pairs do."""
+    with recording_chains() as record:
+        Resampling(2).draw(coin(1.0), COUNT, generator(17))
+    ratio = math.e**2
+    unequal = (ratio + 1) ** 2 / (ratio**2 + 1)
+    error = Z * (2 - unequal) / 2 / math.sqrt(COUNT)
+    assert record.summary()["effective_proposals"] == pytest.approx((2 + unequal) / 2, abs=error)
+
+
 def test_resampling_counts_its_effective_proposals():
     with recording_chains() as record:
         Resampling(4000).draw(coin(0.5), 200, generator(7))
@@ -285,6 +295,12 @@ def test_data_transport_takes_steps_of_adam_and_stays_within_its_interval():
         drawn = DataTransport(1).draw(model, 6, generator(13))
     torch.testing.assert_close((drawn - start).abs(), torch.full_like(start, 0.01), rtol=1e-3, atol=0)
     assert evaluations == Evaluations(gradients=6, energies=2000, decodings=6)
+    rng = generator(13)
+    data = [model.decoder(model.prior.draw(200, rng)) for _ in range(10)]
+    slopes = [float(steepest(x, -3.0 * x.sum(1))) for x in data]
+    with recording_chains() as record:
+        DataTransport(1).draw(model, 6, generator(13))
+    assert record.summary()["lipschitz"] == pytest.approx(sum(slopes) / 10)
     held = DataTransport(5, low=-0.1, high=0.1).draw(model, 6, generator(13))
     assert float(held.abs().max()) <= 0.1
 

@@ -23,7 +23,7 @@ from ebmzoo.energies import MLPEnergy
 from ebmzoo.execution import measure
 from ebmzoo.fields import FieldError
 from ebmzoo.models import Model
-from ebmzoo.recipes import Samples, Score, Trained
+from ebmzoo.recipes import Samples, Score, Trained, fingerprint
 from ebmzoo.runtime import OutOfTime, Runtime
 from ebmzoo.samplers import Direct, Langevin, Stage
 from ebmzoo.store import DamagedArtifact, Store
@@ -679,3 +679,15 @@ def test_a_policy_that_stops_amends_nothing():
     assert Stop().every is None
     with pytest.raises(AssertionError):
         Stop().amend(NOISY.method.learner(Chase().model((2,), None)), generator(0), 1)
+
+
+def test_it_learns_from_the_split_that_is_named(tmp_path: Path):
+    method, store = Chase(), Store(tmp_path)
+    train, valid = (Trained(method, Blob(), 3, 16, split=split) for split in ("train", "valid"))
+    assert train.key == Trained(method, Blob(), 3, 16).key != valid.key
+    for recipe in (train, valid):
+        store.get(recipe)
+        seen = store.run(recipe)["data"][f"{recipe.split}_sha256"]
+        assert seen == fingerprint(Blob().load(recipe.split))
+    with pytest.raises(FieldError, match=r"Trained\.split"):
+        Trained(method, Blob(), 3, 16, split="tests")

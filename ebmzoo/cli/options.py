@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import sys
@@ -64,8 +65,21 @@ def _remember_debug(context: click.Context, parameter: click.Parameter, value: b
     context.meta[DEBUG] = value
 
 
+class Folder(click.Path):
+    """The path of a folder, which may not exist yet."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns the path."""
+        if value == "":
+            self.fail("an empty name is no folder; '.' is the current one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 store_option = click.option(
-    "--store", "root", type=click.Path(path_type=Path, file_okay=False), envvar="EBMZOO_STORE", metavar="DIR",
+    "--store", "root", type=Folder(), envvar="EBMZOO_STORE", metavar="DIR",
     default=Path("artifacts"), show_default=True, help="Where artifacts are kept (EBMZOO_STORE).",
 )  # fmt: skip
 debug_option = click.option(
@@ -134,9 +148,16 @@ def configure(
         warn_of_broken_plugins()
 
 
-def cells_of(
-    configured: Configured, rows: Sequence[str], columns: Sequence[str], seeds: int | None
-) -> list[Cell]:
+def with_seeds(configured: Configured, seeds: int | None) -> Configured:
+    """Returns a table with another number of seeds in every cell, if one was asked for."""
+    if seeds is None:
+        return configured
+    table = configured.table.with_seeds(seeds)
+    bindings = (*configured.bindings, f"--seeds {seeds}")
+    return dataclasses.replace(configured, table=table, bindings=bindings)
+
+
+def cells_of(configured: Configured, rows: Sequence[str], columns: Sequence[str]) -> list[Cell]:
     """Returns the cells that were asked for.
 
     Raises:
@@ -144,7 +165,7 @@ def cells_of(
     """
     from ebmzoo.execution import selected
 
-    table = configured.table if seeds is None else configured.table.with_seeds(seeds)
+    table = configured.table
     cells = selected(table, _patterns(rows), _patterns(columns))
     if not cells:
         names = sorted({cell.row for cell in table.flat()} | {cell.column for cell in table.flat()})

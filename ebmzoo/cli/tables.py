@@ -22,6 +22,7 @@ from ebmzoo.cli.options import (
     runtime_options,
     table_options,
     tables_argument,
+    with_seeds,
 )
 from ebmzoo.config import ConfigError
 
@@ -57,12 +58,12 @@ def plan(
     Takes all options of `ebmzoo reproduce`; those that change no number change nothing here.
     """
     del device, compiled, time_limit
-    asked = configure(names, scale, sets, files, data)
+    asked = [with_seeds(each, seeds) for each in configure(names, scale, sets, files, data)]
     from ebmzoo.plans import Plan
     from ebmzoo.store import Store
 
     store = Store(root)
-    plans = [Plan(each.name, each.scale, tuple(cells_of(each, rows, columns, seeds))) for each in asked]
+    plans = [Plan(each.name, each.scale, tuple(cells_of(each, rows, columns))) for each in asked]
     if as_json:
         click.echo(json.dumps(_one_or_all([each.as_json(store) for each in plans]), indent=1))
     else:
@@ -95,10 +96,11 @@ def reproduce(
     """Make tables and print them.
 
     Makes every cell that is not kept yet, and prints it beside what was published. What is printed is also
-    written into the store, with the table's pictures.
+    written into the store, with the table's pictures: as table.txt, or as selection.txt if only some cells
+    were asked for.
     """
-    asked = configure(names, scale, sets, files, data)
-    chosen = [cells_of(each, rows, columns, seeds) for each in asked]
+    asked = [with_seeds(each, seeds) for each in configure(names, scale, sets, files, data)]
+    chosen = [cells_of(each, rows, columns) for each in asked]
     store = open_store(root, device, compiled, time_limit)
     failed = late = False
     documents = []
@@ -133,8 +135,9 @@ def _reproduce(
     if not as_json:
         click.echo(rendering.text(outcome))
     with _alone_in(folder):
-        write(folder / "table.json", json.dumps(document, indent=1) + "\n")
-        write(folder / "table.txt", rendering.text(outcome) + "\n")
+        name = "table" if len(cells) == len(list(configured.table.flat())) else "selection"
+        write(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
+        write(folder / f"{name}.txt", rendering.text(outcome) + "\n")
         drawn = measured.out_of_time or _draw(configured, store, folder, to_stderr=as_json)
     return document, measured.failed or not drawn, measured.out_of_time
 
@@ -146,8 +149,11 @@ def _draw(configured: Configured, store: Store, folder: Path, to_stderr: bool) -
     well = True
     for figure in configured.table.figures:
         try:
-            for path in figures.due([figure], store, folder):
+            paths = list(figures.due([figure], store, folder))
+            for path in paths:
                 click.echo(f"figure: {path}", err=to_stderr)
+            if not paths:
+                click.echo(f"figure {figure.name}: not drawn, since not all that it shows is made", err=True)
         except (ValueError, RuntimeError, OSError) as error:
             if debugging():
                 raise

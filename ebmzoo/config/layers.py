@@ -124,10 +124,11 @@ class Layers:
         scopes = sorted(build.made.get(key.owner, ()))
         if not scopes:
             return f": nothing makes a {key.owner}. Remove it, or refer to @{key.owner}() somewhere."
-        for scope in scopes:
-            if key.scope in outer_scopes(scope):
-                other = build.holding(key._replace(scope=scope))
-                return f": every {key.owner} made there has a value of its own, as at {other.where}."
+        within = [scope for scope in scopes if key.scope in outer_scopes(scope)]
+        if within:
+            holders = dict.fromkeys(build.holding(key._replace(scope=scope)) for scope in within)
+            stronger = ", ".join(f"{holder.key} ({holder.where})" for holder in holders)
+            return f": every {key.owner} made there has a value of its own. Bind that instead: {stronger}."
         there = ", ".join(repr(scope) if scope else "no scope" for scope in scopes[:5])
         return (
             f": no {key.owner} is made in the scope {key.scope!r}, but in {there}{nearest(key.scope, scopes)}"
