@@ -142,6 +142,11 @@ def test_metropolis_accepts_as_theory_says():
     assert not torch.isin(drawn, Stationary().load("valid")).any()
 
 
+def test_metropolis_begins_at_data_of_the_right_shape():
+    with pytest.raises(FieldError, match=r"IndependenceMetropolis\.start should be data of the shape \(2,\)"):
+        IndependenceMetropolis(5, Stationary()).draw(pair(PLANE_DATA, PLANE), 3, generator(5))
+
+
 class Sign(nn.Module):
     """The decoder to the two points -1 and 1, which are equally likely."""
 

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
-from ebmzoo.fields import added, positive, within
+from ebmzoo.fields import FieldError, added, positive, within
 from ebmzoo.models import Model, evaluated
 from ebmzoo.samplers.diagnostics import note
 
@@ -129,7 +129,11 @@ class IndependenceMetropolis:
         positive(self, "proposals", "beta")
 
     def draw(self, model: Model, count: int, rng: Generator) -> Tensor:
-        """Returns the last states of ``count`` chains."""
+        """Returns the last states of ``count`` chains.
+
+        Raises:
+            FieldError: If the data of the start have another shape than the base's.
+        """
         at, energy = self._begin(model, count, rng)
         at, moved, moves = self._run(model, at, energy, rng)
         share = float((~moved).double().mean())
@@ -145,6 +149,10 @@ class IndependenceMetropolis:
         """Returns where the chains begin, and the energies there."""
         if self.start is None:
             return evaluated(model, model.prior.draw(count, rng))
+        with torch.no_grad():
+            made = tuple(model.decoder(model.prior.anchor.new_zeros(1, *model.prior.shape)).shape[1:])
+        if self.start.shape != made:
+            raise FieldError(self, "start", f"data of the shape {made} that the base makes")
         data = self.start.load(self.split).to(rng.device)
         data = data[torch.randint(len(data), (count,), generator=rng, device=rng.device)]
         with torch.no_grad():
