@@ -23,6 +23,7 @@ from ebmzoo.models.evaluation import (
     evaluated,
     evaluating,
     frozen,
+    in_chunks,
     value_and_grad,
 )
 from ebmzoo.models.model import CompiledTarget, Model, NoEnergy, Target, Tilted
@@ -43,5 +44,6 @@ __all__ = [
     "evaluated",
     "evaluating",
     "frozen",
+    "in_chunks",
     "value_and_grad",
 ]

@@ -36,11 +36,16 @@ def value_and_grad(target: Target, u: Tensor) -> tuple[Tensor, Tensor]:
     return value.detach(), gradient
 
 
+def in_chunks(network: nn.Module, points: Tensor, chunk: int = 1000) -> Tensor:
+    """Returns what a network makes of points (N, *), evaluated a chunk at a time to bound memory."""
+    return torch.cat([network(part) for part in points.split(chunk)])
+
+
 @torch.no_grad()
 def decoded(model: Model, u: Tensor, chunk: int = 1000) -> Tensor:
     """Returns the data that points (N, *) decode to, a chunk at a time."""
     _count(decodings=len(u))
-    return torch.cat([model.decoder(part) for part in u.split(chunk)])
+    return in_chunks(model.decoder, u, chunk)
 
 
 @torch.no_grad()

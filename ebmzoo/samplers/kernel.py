@@ -75,6 +75,11 @@ def noise_like(position: Tensor, rng: Generator) -> Tensor:
     return torch.randn(position.shape, generator=rng, device=position.device, dtype=position.dtype)
 
 
+def chosen(moves: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Returns the new entries of a batch (B, *) where ``moves``, of shape (B,), is true, else the old."""
+    return torch.where(moves.view(-1, *[1] * (new.ndim - 1)), new, old)
+
+
 def chain(kernel: Kernel, target: Target, position: Tensor, rng: Generator) -> Iterator[tuple[State, Info]]:
     """Runs chains from ``position`` without end.
 

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from ebmzoo.fields import positive
 from ebmzoo.models import Target, value_and_grad
-from ebmzoo.samplers.kernel import Info, State, noise_like
+from ebmzoo.samplers.kernel import Info, State, chosen, noise_like
 
 
 def metropolis(state: State, proposal: State, log_ratio: Tensor, rng: Generator) -> tuple[State, Info]:
@@ -26,12 +26,9 @@ def metropolis(state: State, proposal: State, log_ratio: Tensor, rng: Generator)
     """
     uniform = torch.rand(log_ratio.shape, generator=rng, device=log_ratio.device, dtype=log_ratio.dtype)
     moves = uniform.log() < log_ratio
-    chosen = [
-        torch.where(moves.view(-1, *[1] * (new.ndim - 1)), new, old)
-        for new, old in zip(proposal, state, strict=True)
-    ]
+    parts = [chosen(moves, new, old) for new, old in zip(proposal, state, strict=True)]
     acceptance = log_ratio.clamp(max=0.0).exp()
-    return State(*chosen), Info(acceptance, torch.zeros_like(acceptance))
+    return State(*parts), Info(acceptance, torch.zeros_like(acceptance))
 
 
 def square_norm(u: Tensor) -> Tensor:

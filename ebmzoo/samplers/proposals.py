@@ -16,8 +16,9 @@ from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, added, positive, within
-from ebmzoo.models import Model, evaluated
+from ebmzoo.models import Model, evaluated, in_chunks
 from ebmzoo.samplers.diagnostics import note
+from ebmzoo.samplers.kernel import chosen
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,8 @@ class Rejection:
                 )
             data, energy = evaluated(model, model.prior.draw(self.batch, rng))
             highest = torch.maximum(highest, -self.beta * energy.min())
-            chosen = data[self._accepts(-self.beta * energy - highest, rng)]
-            kept.append(chosen)
-            found, proposed = found + len(chosen), proposed + self.batch
+            kept.append(data[self._accepts(-self.beta * energy - highest, rng)])
+            found, proposed = found + len(kept[-1]), proposed + self.batch
         note({"acceptance": found / proposed})
         return torch.cat(kept)[:count]
 
@@ -156,7 +156,7 @@ class IndependenceMetropolis:
         data = self.start.load(self.split).to(rng.device)
         data = data[torch.randint(len(data), (count,), generator=rng, device=rng.device)]
         with torch.no_grad():
-            return data, torch.cat([model.energy(part) for part in data.split(1000)])
+            return data, in_chunks(model.energy, data)
 
     def _run(self, model: Model, at: Tensor, energy: Tensor, rng: Generator) -> tuple[Tensor, Tensor, float]:
         """Returns where the chains end, which of them ever moved, and the number of moves."""
@@ -166,7 +166,7 @@ class IndependenceMetropolis:
             proposal, its_energy = evaluated(model, model.prior.draw(len(at), rng))
             chance = (self.beta * (energy - its_energy)).exp()
             accepts = torch.rand(chance.shape, generator=rng, device=chance.device) < chance
-            at = torch.where(accepts.view(-1, *(1,) * (at.ndim - 1)), proposal, at)
+            at = chosen(accepts, proposal, at)
             energy = torch.where(accepts, its_energy, energy)
             moved |= accepts
             moves += accepts.sum()
@@ -214,7 +214,7 @@ class Resampling:
                 total = squares = torch.ones_like(weight, dtype=torch.double)
                 continue
             wins = drawn > score
-            best = torch.where(wins.view(-1, *(1,) * (data.ndim - 1)), data, best)
+            best = chosen(wins, data, best)
             score = torch.where(wins, drawn, score)
             higher = torch.maximum(shift, weight)
             old, new = (shift - higher).double().exp(), (weight - higher).double().exp()

@@ -23,7 +23,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ebmzoo.models import Model, NoEnergy
+from ebmzoo.models import Model, NoEnergy, in_chunks
 from ebmzoo.training import Batches, Learner, Method
 from ebmzoo_ddls.calibration import Calibration, LogisticCalibration, Map
 
@@ -87,7 +87,7 @@ class CalibrationLearner(Learner):
         energy, data = self.model.energy, batches.draw().data
         assert isinstance(energy, CalibratedEnergy)
         samples = self.model.decoder(self.model.prior.draw(len(data), rng))
-        outputs = -torch.cat([_in_chunks(energy.critic, data), _in_chunks(energy.critic, samples)])
+        outputs = -torch.cat([in_chunks(energy.critic, data), in_chunks(energy.critic, samples)])
         real = torch.cat([torch.ones(len(data)), torch.zeros(len(data))]).to(outputs)
         energy.calibration.fit(outputs, real)
         logits = energy.calibration(outputs)
@@ -100,7 +100,3 @@ class CalibrationLearner(Learner):
             "outputs/samples": outputs[len(data) :],
             "samples": samples,
         }
-
-
-def _in_chunks(network: nn.Module, points: Tensor, chunk: int = 1000) -> Tensor:
-    return torch.cat([network(part) for part in points.split(chunk)])
