@@ -13,6 +13,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
     """Offers data, samplers, metrics, networks and the parts that tables are made of."""
     from ebmzoo import (
         classifiers,
+        curves,
         data,
         energies,
         figures,
@@ -90,7 +91,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             ),
             *(recipes.Trained, recipes.Samples, recipes.Score),
             *(tables.Table, tables.Cell, tables.Cells, tables.Published, tables.Better, tables.Reaches),
-            *(figures.Comparison, figures.LatentPath, figures.BudgetCurves, figures.Curve),
+            *(figures.Comparison, figures.LatentPath, curves.BudgetCurves, curves.Curve),
         ],
     }
 

@@ -6,7 +6,6 @@ imported here alone, and only when something is drawn.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 from abc import ABC, abstractmethod
@@ -20,9 +19,8 @@ from torch import Tensor
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
-from ebmzoo.metrics.metric import Metric
 from ebmzoo.models import Model, decoded, frozen
-from ebmzoo.recipes import Samples, Score, Trained
+from ebmzoo.recipes import Samples, Trained
 from ebmzoo.samplers import Chains, evolve
 from ebmzoo.store import Recipe, Store, canonical, describe, recipes_within
 
@@ -81,12 +79,12 @@ class Comparison(Figure):
 
     def draw(self, store: Store) -> Canvas:
         """Draws the panels in one row."""
-        panels = [self.data.load(self.split), *(store.get(samples) for samples in self.samples)]
-        canvas, axes = _canvas(1, len(panels), self.title)
-        for axis, panel, label in zip(axes[0], panels, ("Data", *self.labels), strict=True):
+        shown = [self.data.load(self.split), *(store.get(samples) for samples in self.samples)]
+        canvas, axes = panels(1, len(shown), self.title)
+        for axis, panel, label in zip(axes[0], shown, ("Data", *self.labels), strict=True):
             _show(axis, panel[: self.count].cpu())
             axis.set_title(label, fontsize=10)
-        _share_limits(axes[0], panels[0])
+        _share_limits(axes[0], shown[0])
         return canvas
 
 
@@ -133,7 +131,7 @@ class LatentPath(Figure):
 
     def _plane(self, model: Model, path: Tensor) -> Canvas:
         two = path.shape[2:] == (2,)  # other latents have no picture
-        canvas, axes = _canvas(1, 2 if two else 1, self.title)
+        canvas, axes = panels(1, 2 if two else 1, self.title)
         if two:
             _density(axes[0][0], model, self.sampler.beta, reach=3.0)
             _trace(axes[0][0], path.cpu())
@@ -147,96 +145,11 @@ class LatentPath(Figure):
         _check_drawable(self.model.data.shape)
         shots = torch.linspace(0, len(path) - 1, self.shots).round().long().to(path.device)
         images = decoded(model, path[shots].transpose(0, 1).flatten(0, 1)).cpu()
-        canvas, axes = _canvas(1, 1, self.title, size=0.55 * self.shots)
+        canvas, axes = panels(1, 1, self.title, size=0.55 * self.shots)
         axes[0][0].imshow(tiled(images, self.shots), cmap="gray", vmin=0, vmax=1)
         axes[0][0].set_title("start of the chain → end", fontsize=10)
         axes[0][0].axis("off")
         return canvas
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One sampler at several budgets.
-
-    Arguments:
-        label: What the legend says.
-        samples: The samples at each budget, for the first seed.
-    """
-
-    label: str
-    samples: tuple[Samples, ...]
-
-
-@dataclass(frozen=True)
-class BudgetCurves(Figure):
-    """Quality against cost, one curve for each sampler, one panel for each metric.
-
-    The cost of a sample is what was counted when it was drawn. A gradient of the energy counts as
-    ``gradient_cost`` evaluations and a pass through the decoder alone as none. Lines are means over seeds,
-    bars their standard deviations.
-
-    Arguments:
-        name: The name of the file, without its ending.
-        title: What stands above the picture.
-        curves: The curves.
-        metrics: The metrics.
-        seeds: The number of seeds.
-        gradient_cost: How many evaluations a gradient is worth.
-        split: The split that samples are compared with.
-    """
-
-    name: str
-    title: str
-    curves: tuple[Curve, ...]
-    metrics: tuple[Metric, ...]
-    seeds: int = 1
-    gradient_cost: float = 3.0
-    split: str = "test"
-
-    def __post_init__(self) -> None:
-        positive(self, "seeds", "gradient_cost")
-
-    def with_seeds(self, seeds: int) -> BudgetCurves:
-        """Returns the figure for another number of seeds."""
-        return dataclasses.replace(self, seeds=seeds)
-
-    def needs(self) -> tuple[Recipe, ...]:
-        """Returns the scores of every seed."""
-        samples = [each for curve in self.curves for each in curve.samples]
-        return tuple(
-            score for each in samples for metric in self.metrics for score in self._scores(each, metric)
-        )
-
-    def _scores(self, samples: Samples, metric: Metric) -> list[Score]:
-        return [Score(samples, metric, self.split).reseeded(index) for index in range(self.seeds)]
-
-    def draw(self, store: Store) -> Canvas:
-        """Draws the panels in one row."""
-        canvas, axes = _canvas(1, len(self.metrics), self.title, size=4.0)
-        for axis, metric in zip(axes[0], self.metrics, strict=True):
-            for curve in self.curves:
-                axis.errorbar(*self._points(curve, metric, store), label=curve.label, marker="o", capsize=2)
-            axis.set_xscale("symlog", linthresh=1)
-            axis.set_xlabel("evaluations of the energy for one sample")
-            axis.set_ylabel(metric.label)
-        axes[0][0].legend(fontsize=8)
-        return canvas
-
-    def _points(self, curve: Curve, metric: Metric, store: Store) -> tuple[list[float], ...]:
-        """Returns the costs, means and standard deviations along a curve."""
-        costs, means, spreads = [], [], []
-        for samples in curve.samples:
-            scores = self._scores(samples, metric)
-            values = torch.tensor([store.get(score) for score in scores], dtype=torch.float64)
-            costs.append(sum(self._cost(score.subject, store) for score in scores) / len(scores))
-            means.append(float(values.mean()))
-            spreads.append(float(values.std()) if len(values) > 1 else 0.0)
-        return costs, means, spreads
-
-    def _cost(self, samples: Samples | Trained, store: Store) -> float:
-        assert isinstance(samples, Samples)
-        counted = store.run(samples)["evaluations"]
-        return (counted["energies"] + self.gradient_cost * counted["gradients"]) / samples.count
 
 
 def _trace(axis: Axes, points: Tensor) -> None:
@@ -271,7 +184,7 @@ def drawable(shape: Sequence[int]) -> bool:
 
 def picture(points: Tensor, title: str) -> Canvas:
     """Draws one set of samples: points of the plane (N, 2) or images (N, C, H, W)."""
-    canvas, axes = _canvas(1, 1, title)
+    canvas, axes = panels(1, 1, title)
     _show(axes[0][0], points.cpu())
     return canvas
 
@@ -283,7 +196,8 @@ def save(canvas: Canvas, path: Path) -> None:
     part.replace(path)
 
 
-def _canvas(rows: int, columns: int, title: str, size: float = 3.2) -> tuple[Canvas, Any]:
+def panels(rows: int, columns: int, title: str, size: float = 3.2) -> tuple[Canvas, Any]:
+    """Returns an empty figure and its axes, as an array (rows, columns)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
@@ -352,13 +266,12 @@ def figure_key(figure: Figure) -> str:
 
 
 __all__ = [
-    "BudgetCurves",
     "Comparison",
-    "Curve",
     "Figure",
     "LatentPath",
     "drawable",
     "due",
+    "panels",
     "picture",
     "save",
     "tiled",

@@ -33,6 +33,7 @@ FLOORS = {
     "ebmzoo.classifiers": 2,
     "ebmzoo.recipes": 3,
     "ebmzoo.tables": 4,
+    "ebmzoo.curves": 4,
     "ebmzoo.figures": 4,
     "ebmzoo.builtin": 5,
     "ebmzoo.execution": 5,

@@ -12,11 +12,10 @@ import torch
 from planted import SUBJECT
 from toys import PICTURES, VAES, Blob, Offset
 
+from ebmzoo.curves import BudgetCurves, Curve
 from ebmzoo.fields import FieldError
 from ebmzoo.figures import (
-    BudgetCurves,
     Comparison,
-    Curve,
     Figure,
     LatentPath,
     drawable,
