@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import Tensor, nn
 
 
-def mlp(inputs: int, hidden: int, depth: int, outputs: int, slope: float) -> nn.Sequential:
-    """Creates a fully connected network with leaky rectifiers.
+def mlp(
+    inputs: int, hidden: int, depth: int, outputs: int, activation: Callable[[], nn.Module]
+) -> nn.Sequential:
+    """Creates a fully connected network.
 
     Arguments:
         inputs: The number of input features.
         hidden: The width of every hidden layer.
         depth: The number of hidden layers.
         outputs: The number of output features.
-        slope: The rectifiers' slope for negative inputs.
+        activation: Creates what follows every hidden layer.
     """
     layers: list[nn.Module] = []
     for width in [inputs, *[hidden] * (depth - 1)]:
-        layers += [nn.Linear(width, hidden), nn.LeakyReLU(slope)]
+        layers += [nn.Linear(width, hidden), activation()]
     return nn.Sequential(*layers, nn.Linear(hidden, outputs))
+
+
+def leaky(slope: float) -> Callable[[], nn.Module]:
+    """Returns what creates leaky rectifiers with a slope for negative inputs."""
+    return partial(nn.LeakyReLU, slope)
 
 
 class ResidualBlock(nn.Module):

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from ebmzoo.blocks import ResidualBlock, mlp
+from ebmzoo.blocks import ResidualBlock, leaky, mlp
 from ebmzoo.fields import FieldError, not_negative, positive
 
 
@@ -47,7 +47,7 @@ class MLPEnergy:
 
     def energy(self, shape: tuple[int, ...]) -> nn.Module:
         """Returns a network with fresh weights, from data (B, *shape) to energies (B,)."""
-        network = mlp(math.prod(shape), self.hidden, self.depth, 1, self.slope)
+        network = mlp(math.prod(shape), self.hidden, self.depth, 1, leaky(self.slope))
         return nn.Sequential(nn.Flatten(), network, nn.Flatten(0))
 
 

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from ebmzoo.blocks import mlp
+from ebmzoo.blocks import leaky, mlp
 from ebmzoo.fields import not_negative, positive
 
 
@@ -47,7 +47,7 @@ class MLPGenerator:
 
     def build(self, latent: int, shape: tuple[int, ...]) -> nn.Module:
         """Returns a network with fresh weights, from latents (B, latent) to data (B, *shape)."""
-        network = mlp(latent, self.hidden, self.depth, math.prod(shape), self.slope)
+        network = mlp(latent, self.hidden, self.depth, math.prod(shape), leaky(self.slope))
         return nn.Sequential(network, nn.Unflatten(1, shape))
 
 

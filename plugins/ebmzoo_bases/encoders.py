@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from ebmzoo.blocks import mlp
+from ebmzoo.blocks import leaky, mlp
 from ebmzoo.energies import image_shape
 from ebmzoo.fields import not_negative, positive
 
@@ -43,7 +43,7 @@ class MLPEncoder:
     def encoder(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
         """Returns a network with fresh weights, from data (B, *shape) to (B, outputs)."""
         return nn.Sequential(
-            nn.Flatten(), mlp(math.prod(shape), self.hidden, self.depth, outputs, self.slope)
+            nn.Flatten(), mlp(math.prod(shape), self.hidden, self.depth, outputs, leaky(self.slope))
         )
 
 
