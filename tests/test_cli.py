@@ -811,3 +811,74 @@ def test_the_scales_are_those_of_the_options():
     [scale] = [each for each in main.commands["reproduce"].params if each.name == "scale"]
     assert isinstance(scale.type, click.Choice)
     assert tuple(scale.type.choices) == SCALES
+
+
+# ebmzoo data
+
+
+def test_data_list_knows_what_is_read_from_files(here):
+    names = [line.split()[0] for line in well("data", "list", "--data", str(here)).splitlines()]
+    assert names == sorted(names)
+    assert {"MNIST", "CIFAR10", "RedWine", "MiniBooNE"} <= set(names)
+    assert "Digits" not in names
+    assert {row["state"] for row in document("data", "list", "--data", str(here), "--json")} == {"absent"}
+
+
+def test_data_verify_tells_whole_from_damaged_and_absent(here):
+    (here / "uci").mkdir()
+    (here / "uci/winequality-red.csv").write_text("1;2\n")
+    (here / "uci/1000_test.csv.gz").write_bytes(b"no archive")
+    result = run("data", "verify", "--data", str(here))
+    assert result.exit_code == 1
+    assert "damaged" in result.stdout
+    assert "winequality-red.csv" in result.stdout
+    assert "unchecked" in result.stdout  # the archive publishes no checksum
+    assert "WhiteWine" not in result.stdout
+    assert run("data", "verify", "WhiteWine", "--data", str(here)).exit_code == 1
+    assert run("data", "verify", "--data", str(here / "nowhere")).exit_code == 0
+
+
+def test_data_fetch_replaces_what_is_damaged(here, monkeypatch):
+    import torchvision.datasets.utils as downloads
+
+    asked = []
+
+    def download(address, root, name, md5):
+        asked.append(address)
+        Path(root).mkdir(parents=True, exist_ok=True)
+        (Path(root) / name).write_text("fetched")
+
+    monkeypatch.setattr(downloads, "download_url", download)
+    (here / "uci").mkdir()
+    (here / "uci/winequality-red.csv").write_text("1;2\n")
+    assert "RedWine: damaged" in well("data", "fetch", "RedWine", "--data", str(here))
+    assert "HepMass: unchecked" in well("data", "fetch", "HepMass", "--data", str(here))
+    assert [address.rpartition("/")[2] for address in asked] == [
+        "winequality-red.csv",
+        "1000_train.csv.gz",
+        "1000_test.csv.gz",
+    ]
+    assert (here / "uci/winequality-red.csv").read_text() == "fetched"
+
+
+def test_data_fetch_tells_what_failed_and_goes_on(here, monkeypatch):
+    import torchvision.datasets.utils as downloads
+
+    def download(address, root, name, md5):
+        raise OSError("no network")
+
+    monkeypatch.setattr(downloads, "download_url", download)
+    result = run("data", "fetch", "RedWine", "WhiteWine", "--data", str(here))
+    assert result.exit_code == 1
+    assert "RedWine was not fetched" in result.stderr
+    assert "WhiteWine was not fetched" in result.stderr
+
+
+def test_data_mistakes(here, monkeypatch):
+    monkeypatch.delenv("EBMZOO_DATA", raising=False)
+    result = run("data", "verify")
+    assert result.exit_code == 2
+    assert "--data DIR or set EBMZOO_DATA" in result.stderr
+    result = run("data", "fetch", "RedWin", "--data", str(here))
+    assert result.exit_code == 2
+    assert "did you mean 'RedWine'?" in result.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ebmzoo import __version__
-from ebmzoo.cli import doctor, listing, samples, shelf, tables
+from ebmzoo.cli import data, doctor, listing, samples, shelf, tables
 from ebmzoo.cli.errors import Group
 
 
@@ -26,6 +26,7 @@ for command in (
     tables.plan,
     tables.reproduce,
     samples.sample,
+    data.data,
     shelf.store,
     doctor.doctor,
 ):

@@ -76,7 +76,11 @@ def _store(root: Path) -> Iterator[Finding]:
 def _data() -> Iterator[Finding]:
     folder = os.environ.get("EBMZOO_DATA")
     if folder is None:
-        yield True, "data", "EBMZOO_DATA is not set; toy sets and digits need none, MNIST and CIFAR-10 do"
+        yield (
+            True,
+            "data",
+            "EBMZOO_DATA is not set; `ebmzoo data list` says which sets need it",
+        )
     else:
         found = Path(folder).is_dir()
         yield found, "data", folder if found else f"EBMZOO_DATA names {folder}, which is no folder"

@@ -65,12 +65,12 @@ def _state(plugin: Plugin) -> str:
 
 def _classes(kind: str) -> list[dict[str, Any]]:
     return [
-        {"name": name, "about": _summary(cls), "class": f"{cls.__module__}.{cls.__qualname__}"}
+        {"name": name, "about": summary(cls), "class": f"{cls.__module__}.{cls.__qualname__}"}
         for name, cls in sorted(classes().get(kind, {}).items())
     ]
 
 
-def _summary(cls: type) -> str:
+def summary(cls: type) -> str:
     """Returns the first paragraph of a docstring, as a terminal shows it."""
     first, *_ = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
     return plain(" ".join(first.split()))

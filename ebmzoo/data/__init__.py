@@ -12,6 +12,7 @@ from ebmzoo.data.toy import (
     TwentyFiveGaussians,
     TwoMoons,
 )
+from ebmzoo.data.uci import HepMass, MiniBooNE, Parkinsons, RedWine, WhiteWine
 
 __all__ = [
     "CIFAR10",
@@ -22,10 +23,15 @@ __all__ = [
     "Digits",
     "EightGaussians",
     "FashionMNIST",
+    "HepMass",
+    "MiniBooNE",
     "Mixture",
+    "Parkinsons",
     "Pinwheel",
+    "RedWine",
     "Rings",
     "SwissRoll",
     "TwentyFiveGaussians",
     "TwoMoons",
+    "WhiteWine",
 ]

@@ -1,7 +1,6 @@
 """Image sets of public archives, as tensors (N, channels, height, width) in [-1, 1].
 
-The files lie in the folder that the environment variable ``EBMZOO_DATA`` names, where torchvision's own
-classes put them and look for them; every file is compared with its checksum before it is read.
+The files lie where torchvision's own classes put them and look for them, below the data folder.
 
 The test split is the archive's. Its training set has no part to choose by, so its last images, in the
 archive's order, are the valid split: 10 000 of MNIST and Fashion-MNIST, 5 000 of CIFAR-10. Within a split the
@@ -12,7 +11,6 @@ writers than the second.)
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,18 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebmzoo.data.dataset import DataError, Dataset, check_split
+from ebmzoo.data.dataset import check_split
+from ebmzoo.data.files import FromFiles
 from ebmzoo.data.images import stratified
 
 
-class Archive(Dataset):
+class Archive(FromFiles):
     """Images of a public archive, which torchvision knows by the name of the class.
 
     Brightness 0 to 255 becomes -1 to 1.
     """
-
-    files: ClassVar[Mapping[str, str]]
-    """Every file, by its path below the data folder, and its MD5."""
 
     held_out: ClassVar[int]
     """How many images of the archive's training set are the valid split."""
@@ -56,9 +52,18 @@ class Archive(Dataset):
         """
         return self._split(split)[1]
 
+    def fetch(self, folder: Path) -> None:
+        """Downloads the files, by torchvision."""
+        from torchvision import datasets
+
+        for file, state in self.states(folder).items():
+            if state == "damaged":
+                (folder / file).unlink()
+        getattr(datasets, type(self).__name__)(folder, download=True)
+
     def _split(self, split: str) -> tuple[Tensor, Tensor]:
         check_split(split)
-        images, labels = _read(self, _folder(self), split != "test")
+        images, labels = _read(self, self.folder(), split != "test")
         begin = len(images) - self.held_out
         part = {"train": slice(0, begin), "valid": slice(begin, None), "test": slice(None)}[split]
         return images[part], labels[part]
@@ -78,7 +83,7 @@ class MNIST(Archive):
         | https://doi.org/10.1109/5.726791
     """
 
-    files: ClassVar[Mapping[str, str]] = {
+    files: ClassVar[Mapping[str, str | None]] = {
         "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
         "MNIST/raw/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
         "MNIST/raw/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
@@ -103,7 +108,7 @@ class FashionMNIST(Archive):
         | (Xiao et al., 2017), https://arxiv.org/abs/1708.07747
     """
 
-    files: ClassVar[Mapping[str, str]] = {
+    files: ClassVar[Mapping[str, str | None]] = {
         "FashionMNIST/raw/train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
         "FashionMNIST/raw/train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
         "FashionMNIST/raw/t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
@@ -128,7 +133,7 @@ class CIFAR10(Archive):
         | https://www.cs.toronto.edu/~kriz/cifar.html
     """
 
-    files: ClassVar[Mapping[str, str]] = {
+    files: ClassVar[Mapping[str, str | None]] = {
         "cifar-10-batches-py/batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
         "cifar-10-batches-py/data_batch_1": "c99cafc152244af753f735de768cd75f",
         "cifar-10-batches-py/data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -150,7 +155,6 @@ def _read(data: Archive, folder: Path, training: bool) -> tuple[Tensor, Tensor]:
     """Returns the training or test images of an archive, as bytes, and their labels, as splits order them."""
     from torchvision import datasets
 
-    _check(data, folder)
     found = getattr(datasets, type(data).__name__)(folder, train=training, download=False)
     images, labels = torch.as_tensor(found.data), torch.as_tensor(found.targets)
     begin = len(labels) - data.held_out if training else 0
@@ -158,38 +162,3 @@ def _read(data: Archive, folder: Path, training: bool) -> tuple[Tensor, Tensor]:
     order = np.concatenate([part[stratified(labels.numpy()[part], seed=0)] for part in parts])
     channels_first = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
     return channels_first[order].contiguous(), labels[order]
-
-
-def _folder(data: Archive) -> Path:
-    folder = os.environ.get("EBMZOO_DATA")
-    if not folder:
-        raise DataError(
-            f"{_name(data)} is read from files, and the environment variable EBMZOO_DATA, which names their "
-            f"folder, is not set. Needed below it: {', '.join(data.files)}. {_remedy(data, Path('DIR'))}, "
-            "then set EBMZOO_DATA=DIR"
-        )
-    return Path(folder)
-
-
-def _check(data: Archive, folder: Path) -> None:
-    from torchvision.datasets.utils import check_integrity
-
-    absent = [name for name in data.files if not (folder / name).is_file()]
-    present = {name: md5 for name, md5 in data.files.items() if name not in absent}
-    damaged = [name for name, md5 in present.items() if not check_integrity(folder / name, md5)]
-    troubles = [("absent", absent), ("damaged (delete them first)", damaged)]
-    if absent or damaged:
-        stated = "; ".join(f"{trouble}: {', '.join(names)}" for trouble, names in troubles if names)
-        raise DataError(
-            f"{_name(data)} cannot be read from {folder}, the folder that EBMZOO_DATA names; {stated}. "
-            f"{_remedy(data, folder)}"
-        )
-
-
-def _remedy(data: Archive, folder: Path) -> str:
-    code = f"from torchvision.datasets import {_name(data)}; {_name(data)}('{folder}', download=True)"
-    return f'To download it: python -c "{code}"'
-
-
-def _name(data: Archive) -> str:
-    return type(data).__name__
