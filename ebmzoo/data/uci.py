@@ -159,8 +159,8 @@ class Parkinsons(UCITable):
 class HepMass(UCITable):
     """Simulated particle collisions of mass 1000, those with a new particle: 22 columns.
 
-    Five columns with few values are left out. The archive publishes no checksums; instead of 174 900 rows
-    the test split is then a tenth if there are fewer rows than the archive has.
+    Five columns with few values are left out; the test split has 174 900 rows. The archive publishes no
+    checksums.
 
     References:
         | Parameterized neural networks for high-energy physics (Baldi et al., 2016)
@@ -224,8 +224,8 @@ def _splits(data: UCITable, folder: Path) -> dict[str, Tensor]:
     except (ValueError, EOFError, OSError) as error:
         files = ", ".join(data.files)
         raise DataError(
-            f"{type(data).__name__} cannot be read from {files} in {folder}: {error}. Delete what is there and "
-            f"download it again: ebmzoo data fetch {type(data).__name__}"
+            f"{type(data).__name__} cannot be read from {files} in {folder}: {error}. Delete what is there "
+            f"and download it again: ebmzoo data fetch {type(data).__name__}"
         ) from error
     if table.shape[1] != data.columns:
         raise DataError(
@@ -233,9 +233,12 @@ def _splits(data: UCITable, folder: Path) -> dict[str, Tensor]:
             f"not {table.shape[1]}: the files in {folder} are not the archive's, or not whole"
         )
     rows = torch.from_numpy(prepared(table, data.dequantised)).float()
-    tests = (
-        data.test_rows if data.test_rows is not None and data.test_rows < len(rows) // 2 else len(rows) // 10
-    )
+    tests = len(rows) // 10 if data.test_rows is None else data.test_rows
+    if 2 * tests > len(rows):
+        raise DataError(
+            f"{type(data).__name__} has {len(rows)} rows in {folder}, too few for a test split of {tests}: the "
+            "files are not whole"
+        )
     rest = len(rows) - tests
     valid = min(rest // 10, 1000)
     return {
@@ -273,8 +276,8 @@ def whitened(table: np.ndarray, rows: int = 10_000) -> np.ndarray:
 def uncorrelated(table: np.ndarray, limit: float) -> np.ndarray:
     """Returns a table (N, D) without columns that are correlated above ``limit`` with another.
 
-    The first of those that are goes first. At the first look the absolute value of a correlation counts, later
-    its sign counts too, as in the code whose numbers are compared.
+    The first of those that are goes first. At the first look the absolute value of a correlation counts,
+    later its sign counts too, as in the code whose numbers are compared.
     """
     correlation = np.abs(np.corrcoef(table.T))
     while True:

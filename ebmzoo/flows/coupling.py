@@ -16,7 +16,8 @@ from ebmzoo.flows.flow import Flow, check_sizes, rowsum
 class RealNVP:
     r"""Creates real-valued non-volume-preserving flows.
 
-    From data to latents, each layer leaves one half :math:`a` of the coordinates as it is and moves the other,
+    From data to latents, each layer leaves one half :math:`a` of the coordinates as it is and moves the
+    other,
 
     .. math:: b' = b \, e^{s(a)} + t(a), \qquad \log |\det| = \sum_i s_i(a)
 
