@@ -27,7 +27,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
     )
 
     return {
-        "methods": [classifiers.Classifier, training.Averaged],
+        "methods": [classifiers.Classifier, training.Averaged, training.Scheduled],
         "data": [
             data.TwentyFiveGaussians,
             data.SwissRoll,
@@ -75,6 +75,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             metrics.Recall,
             metrics.InceptionScore,
             metrics.FID,
+            metrics.NegativeLogLikelihood,
         ],
         "networks": [
             generators.MLPGenerator,
@@ -82,6 +83,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             energies.MLPEnergy,
             energies.ConvEnergy,
             energies.ResidualEnergy,
+            energies.FlowEnergy,
             flows.RealNVP,
             flows.MADE,
             flows.MAF,
@@ -91,7 +93,9 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             *(samplers.Stage, samplers.Decay),
             *(samplers.FromPrior, samplers.FromNoise, samplers.FromData, samplers.FromKept),
             *(samplers.Anywhere, samplers.Sphere, samplers.SphereAsPublished, samplers.Interval),
-            *(training.Adam, training.Selection),
+            *(metrics.ExactPartition, metrics.SampledPartition),
+            training.Adam,
+            *(training.Selection, training.ModelSelection, training.Milestones, training.LinearDecay),
             *(
                 training.Stop,
                 training.GoBack,
@@ -99,7 +103,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
                 training.LowerLearningRate,
                 training.FreshNoise,
             ),
-            *(recipes.Trained, recipes.Samples, recipes.Score),
+            *(recipes.Trained, recipes.Samples, recipes.Score, recipes.BestSeen),
             *(tables.Table, tables.Cell, tables.Cells, tables.Published, tables.Better, tables.Reaches),
             *(figures.Comparison, figures.LatentPath, curves.BudgetCurves, curves.Curve),
         ],

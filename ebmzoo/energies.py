@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ebmzoo.blocks import ResidualBlock, leaky, mlp
 from ebmzoo.fields import FieldError, not_negative, positive
+from ebmzoo.flows import Flow
+from ebmzoo.generators import Generator
 
 
 @runtime_checkable
@@ -49,6 +51,41 @@ class MLPEnergy:
         """Returns a network with fresh weights, from data (B, *shape) to energies (B,)."""
         network = mlp(math.prod(shape), self.hidden, self.depth, 1, leaky(self.slope))
         return nn.Sequential(nn.Flatten(), network, nn.Flatten(0))
+
+
+@dataclass(frozen=True)
+class FlowEnergy:
+    r"""Creates energies :math:`E(x) = -\log p(x)` with the density :math:`p` of a flow.
+
+    The density of :math:`e^{-E}` is then known, whatever the energy learns from.
+
+    Arguments:
+        flow: The architecture of the flow.
+    """
+
+    flow: Generator
+
+    def energy(self, shape: tuple[int, ...]) -> nn.Module:
+        """Returns a network with fresh weights, from data (B, *shape) to energies (B,)."""
+        return MinusLogDensity(self.flow.build(math.prod(shape), shape))
+
+
+class MinusLogDensity(nn.Module):
+    """The energy that :class:`FlowEnergy` creates."""
+
+    def __init__(self, flow: nn.Module):
+        super().__init__()
+        if not isinstance(flow, Flow):
+            raise ValueError(f"FlowEnergy needs a flow, such as RealNVP, not {type(flow).__name__}")
+        self.flow = flow
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns energies of shape (B,)."""
+        return -self.flow.log_prob(x)
+
+    def log_partition(self) -> Tensor:
+        """Returns zero: the integral of the density over all data is one."""
+        return next(self.parameters()).new_zeros(())
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from ebmzoo.store import (
     unfinished,
     write,
 )
-from ebmzoo.training import Batches, Log, Method, Referee, Selection, Stop, fit
+from ebmzoo.training import Batches, Log, Method, ModelSelection, Referee, Selection, Stop, fit
 from ebmzoo.training.divergence import Policy
 
 
@@ -65,7 +65,7 @@ class Trained(Recipe):
     base: Trained | None = None
     seed: int = 0
     divergence: Policy = Stop()
-    selection: Selection | None = None
+    selection: Selection | ModelSelection | None = None
     split: str = added("train")
 
     def __post_init__(self) -> None:
@@ -129,11 +129,12 @@ class Trained(Recipe):
             return None
         device = store.runtime.torch_device()
 
-        def score(model: Model, step: int) -> float:
-            rng = self.rng(f"selection {step}", device)
+        def score(model: Model, step: int, split: str) -> float:
+            purpose = f"selection {step}" if split == selection.split else f"selection {step} on {split}"
+            rng = self.rng(purpose, device)
             with torch.random.fork_rng(), evaluating(model):
-                samples = selection.sampler.draw(model, selection.count, rng)
-                value = selection.metric.value(samples, self.data, selection.split, store.get, rng)
+                subject = selection.subject(model, rng)
+                value = selection.metric.value(subject, self.data, split, store.get, rng)
             return finite(value, selection.metric)
 
         return Referee(selection, score)
@@ -236,6 +237,16 @@ class Score(Recipe):
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise FieldError(self, "split", f"one of {', '.join(SPLITS)}")
+        if self.metric.of_model != isinstance(self.subject, Trained):
+            kinds = ("a trained model", "samples") if self.metric.of_model else ("samples", "a trained model")
+            raise FieldError(
+                self, "subject", f"{kinds[0]}, since {self.metric.label} does not score {kinds[1]}"
+            )
+
+    @property
+    def label(self) -> str:
+        """The name of the number that a table prints."""
+        return self.metric.label
 
     def reseeded(self, index: int) -> Score:
         """Returns the same recipe for the subject with ``index`` added to its seeds; the metric stays."""
@@ -272,6 +283,48 @@ class Score(Recipe):
         }
         name = hashlib.sha256(canonical(protocol).encode()).hexdigest()[:8]
         return {"id": name, **protocol}
+
+
+@dataclass(frozen=True)
+class BestSeen(Score):
+    """The best score that the selection of a run saw on a split that it watched.
+
+    Whoever reports this number has chosen the model by the data that it is reported on, so it is too good. It
+    is here because papers do so, and to show by how much.
+
+    Arguments:
+        subject: The trained model.
+        metric: The metric of its selection.
+        split: The split that the selection watched.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        selection = self.subject.selection if isinstance(self.subject, Trained) else None
+        if selection is None or self.split not in selection.watch or selection.metric != self.metric:
+            raise FieldError(
+                self,
+                "subject",
+                f"a trained model whose selection watches {self.split!r} with the same metric",
+            )
+
+    @property
+    def label(self) -> str:
+        """The name of the number that a table prints."""
+        return f"best {self.metric.label} seen"
+
+    def make(self, store: Store, folder: Path) -> dict[str, Any]:
+        """Looks up the score."""
+        store.get(self.subject)
+        scores = store.run(self.subject)["selection"]["watched"][self.split]
+        step, value = (min if self.metric.lower_is_better else max)(scores, key=lambda score: score[1])
+        unfinished(folder, self).write_text(json.dumps({"value": value}))
+        return {"seconds": 0.0, "step": step, "protocol": self.protocol()}
+
+    def protocol(self) -> dict[str, Any]:
+        """Returns what the value depends on besides the model."""
+        protocol = super().protocol()
+        return protocol | {"id": f"best-{protocol['id']}", "chosen_on": self.split}
 
 
 def finite(value: float, metric: Metric) -> float:

@@ -71,7 +71,7 @@ class Cell:
     @property
     def metric(self) -> str:
         """The label of the metric."""
-        return self.score.metric.label
+        return self.score.label
 
     def scores(self) -> tuple[Score, ...]:
         """Returns the score of every seed."""

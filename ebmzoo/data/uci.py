@@ -236,8 +236,8 @@ def _splits(data: UCITable, folder: Path) -> dict[str, Tensor]:
     tests = len(rows) // 10 if data.test_rows is None else data.test_rows
     if 2 * tests > len(rows):
         raise DataError(
-            f"{type(data).__name__} has {len(rows)} rows in {folder}, too few for a test split of {tests}: the "
-            "files are not whole"
+            f"{type(data).__name__} has {len(rows)} rows in {folder}, too few for a test split of {tests}: "
+            "the files are not whole"
         )
     rest = len(rows) - tests
     valid = min(rest // 10, 1000)

@@ -1,8 +1,9 @@
-"""Metrics: numbers that say how good samples are."""
+"""Metrics: numbers that say how good samples, or models, are."""
 
 from ebmzoo.metrics.distances import EMD, MMD, SlicedWasserstein
 from ebmzoo.metrics.fidelity import FrechetDistance, KernelDistance, Precision, Recall
 from ebmzoo.metrics.inception import FID, InceptionScore
+from ebmzoo.metrics.likelihood import ExactPartition, NegativeLogLikelihood, SampledPartition
 from ebmzoo.metrics.metric import Metric, check_finite
 from ebmzoo.metrics.modes import HighQuality, HighQualitySpread, ModeBalance, ModesFound
 
@@ -10,6 +11,7 @@ __all__ = [
     "EMD",
     "FID",
     "MMD",
+    "ExactPartition",
     "FrechetDistance",
     "HighQuality",
     "HighQualitySpread",
@@ -18,8 +20,10 @@ __all__ = [
     "Metric",
     "ModeBalance",
     "ModesFound",
+    "NegativeLogLikelihood",
     "Precision",
     "Recall",
+    "SampledPartition",
     "SlicedWasserstein",
     "check_finite",
 ]

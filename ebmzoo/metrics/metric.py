@@ -13,9 +13,15 @@ from ebmzoo.store import Recipe
 
 
 class Metric(ABC):
-    """One number that says how good samples are. A frozen dataclass, so that a recipe can name it."""
+    """One number that says how good samples are, or a model.
+
+    A frozen dataclass, so that a recipe can name it.
+    """
 
     lower_is_better: ClassVar[bool]
+
+    of_model: ClassVar[bool] = False
+    """Whether a trained model itself is scored, not samples of it."""
 
     @property
     @abstractmethod
@@ -24,12 +30,12 @@ class Metric(ABC):
 
     @abstractmethod
     def value(
-        self, samples: Tensor, data: Dataset, split: str, get: Callable[[Recipe], Any], rng: Generator
+        self, subject: Any, /, data: Dataset, split: str, get: Callable[[Recipe], Any], rng: Generator
     ) -> float:
-        """Scores samples against one split of the data.
+        """Scores samples, or a model, against one split of the data.
 
         Arguments:
-            samples: The samples, of shape (N, *data.shape).
+            subject: The samples, of shape (N, *data.shape), or the model.
             data: The data set.
             split: The split that the samples are compared with.
             get: Opens an artifact of the store, such as a classifier whose features are compared.

@@ -16,6 +16,7 @@ Signs, once for the whole package: a low energy is a likely point; a critic's lo
 minimised; :math:`\beta` is an *inverse* temperature and multiplies the energy only, never the prior.
 """
 
+from ebmzoo.models.density import Invertible, Normalised, log_base
 from ebmzoo.models.evaluation import (
     Evaluations,
     counting_evaluations,
@@ -27,14 +28,17 @@ from ebmzoo.models.evaluation import (
     value_and_grad,
 )
 from ebmzoo.models.model import CompiledTarget, Model, NoEnergy, Target, Tilted
-from ebmzoo.models.priors import Box, Prior, StandardNormal
+from ebmzoo.models.priors import Box, Flat, Prior, StandardNormal
 
 __all__ = [
     "Box",
     "CompiledTarget",
     "Evaluations",
+    "Flat",
+    "Invertible",
     "Model",
     "NoEnergy",
+    "Normalised",
     "Prior",
     "StandardNormal",
     "Target",
@@ -45,5 +49,6 @@ __all__ = [
     "evaluating",
     "frozen",
     "in_chunks",
+    "log_base",
     "value_and_grad",
 ]

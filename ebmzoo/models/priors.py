@@ -48,6 +48,33 @@ class StandardNormal(Prior):
         )
 
 
+class Flat(Prior):
+    r""":math:`\rho = 1` everywhere: no prior at all, and no distribution, since it has no finite mass.
+
+    The energy alone must be normalisable. Where chains begin is a choice of its own: points are drawn from
+    :math:`\mathcal{N}(0, s^2 I)`.
+
+    Arguments:
+        shape: The shape of one point.
+        scale: The standard deviation :math:`s` of the points that are drawn.
+    """
+
+    def __init__(self, shape: Sequence[int], scale: float = 1.0):
+        super().__init__(shape)
+        self.scale = scale
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        """Returns zeros, of shape (B,)."""
+        return u.new_zeros(len(u))
+
+    def draw(self, count: int, rng: Generator) -> Tensor:
+        """Returns ``count`` independent points to begin at, of shape (count, *shape)."""
+        noise = torch.randn(
+            count, *self.shape, generator=rng, device=self.anchor.device, dtype=self.anchor.dtype
+        )
+        return self.scale * noise
+
+
 class Box(Prior):
     r"""Flat on the box :math:`[l, h]^d`, normalised there; :math:`-\infty` outside.
 

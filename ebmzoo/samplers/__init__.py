@@ -7,7 +7,7 @@ from ebmzoo.samplers.kinetic import BAOAB, KineticLangevin
 from ebmzoo.samplers.langevin import SGLD, Langevin
 from ebmzoo.samplers.metropolis import HMC, MALA
 from ebmzoo.samplers.proposals import IndependenceMetropolis, Rejection, Resampling
-from ebmzoo.samplers.schedule import Decay, Schedule, Stage, evolve, settle
+from ebmzoo.samplers.schedule import Decay, Schedule, Stage, evolve, settle, settle_with_report
 from ebmzoo.samplers.transport import (
     Anywhere,
     DataTransport,
@@ -52,5 +52,6 @@ __all__ = [
     "evolve",
     "recording_chains",
     "settle",
+    "settle_with_report",
     "split_rhat",
 ]

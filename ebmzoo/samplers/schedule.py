@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -107,3 +108,29 @@ def settle(schedule: Schedule, target: Target, position: Tensor, rng: Generator)
     for state, _ in evolve(schedule, target, position, rng):
         position = state.position
     return position
+
+
+def settle_with_report(
+    schedule: Schedule, target: Target, position: Tensor, rng: Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns where a schedule takes chains from ``position``, and what a log says of their last step.
+
+    Arguments:
+        schedule: The parts, in their order.
+        target: The log-density.
+        position: The starting points, of shape (B, *).
+        rng: The generator of all noise.
+
+    Returns:
+        The points, of shape (B, *), and scalars by their names: none if the schedule is empty.
+    """
+    last = deque(evolve(schedule, target, position, rng), maxlen=1)
+    if not last:
+        return position, {}
+    state, info = last[0]
+    report = {
+        "acceptance": info.acceptance.mean(),
+        "at_box": info.at_box.mean(),
+        "chain_gradient": state.score.abs().mean(),
+    }
+    return state.position, report

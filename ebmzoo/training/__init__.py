@@ -6,7 +6,8 @@ from ebmzoo.training.divergence import Diverged, FreshNoise, GoBack, Limit, Lowe
 from ebmzoo.training.learner import Adam, Learner, Method, Optimizer, descend
 from ebmzoo.training.log import Log
 from ebmzoo.training.loop import fit
-from ebmzoo.training.selection import Referee, Selection
+from ebmzoo.training.rates import LinearDecay, Milestones, Rates, Scheduled
+from ebmzoo.training.selection import ModelSelection, Referee, Selection
 
 __all__ = [
     "Adam",
@@ -18,11 +19,16 @@ __all__ = [
     "GoBack",
     "Learner",
     "Limit",
+    "LinearDecay",
     "Log",
     "LowerLearningRate",
     "Method",
+    "Milestones",
+    "ModelSelection",
     "Optimizer",
+    "Rates",
     "Referee",
+    "Scheduled",
     "Selection",
     "Stop",
     "descend",

@@ -1,0 +1,57 @@
+"""Densities of data under a model, where the decoder can be inverted."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from ebmzoo.models.model import Model
+
+
+@runtime_checkable
+class Invertible(Protocol):
+    """A decoder that can be undone."""
+
+    def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the points (B, *) that data decode from, and the log-determinants of that map, (B,)."""
+        ...
+
+
+@runtime_checkable
+class Normalised(Protocol):
+    r"""An energy whose log-partition :math:`\log \mathbb{E}_b e^{-E}` over its base is known."""
+
+    def log_partition(self) -> Tensor:
+        """Returns the log-partition, of shape ()."""
+        ...
+
+
+@torch.no_grad()
+def log_base(model: Model, x: Tensor, chunk: int = 1000) -> Tensor:
+    r"""Returns the log-density :math:`\log b(x)` of what the prior decodes to, of shape (N,).
+
+    .. math:: \log b(x) = \log \rho(g^{-1}(x)) + \log |\det \partial g^{-1} / \partial x|
+
+    Arguments:
+        model: The model. Its decoder must be invertible, or the identity.
+        x: The data, of shape (N, *).
+        chunk: How many are looked at at once.
+
+    Raises:
+        ValueError: If the decoder is neither.
+    """
+    return torch.cat([_log_base(model, part) for part in x.split(chunk)])
+
+
+def _log_base(model: Model, x: Tensor) -> Tensor:
+    if isinstance(model.decoder, nn.Identity):
+        return model.prior.log_prob(x)
+    if not isinstance(model.decoder, Invertible):
+        raise ValueError(
+            "the density of data is known only where the decoder is a flow or the identity, and this one is "
+            "neither; score samples instead"
+        )
+    u, log_det = model.decoder.inverse(x)
+    return model.prior.log_prob(u) + log_det
