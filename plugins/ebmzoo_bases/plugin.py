@@ -9,11 +9,11 @@ from ebmzoo import hookimpl
 
 @hookimpl
 def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
-    """Offers the variational autoencoder, generative adversarial networks and their parts."""
-    from ebmzoo_bases import dcgan, encoders, gan, sngan, vae
+    """Offers the variational autoencoder, generative adversarial networks, flows and their parts."""
+    from ebmzoo_bases import dcgan, encoders, flow, gan, sngan, vae
 
     return {
-        "methods": [vae.VAE, gan.GAN],
+        "methods": [vae.VAE, gan.GAN, flow.FlowLikelihood],
         "networks": [
             *(encoders.MLPEncoder, encoders.ConvEncoder),
             *(dcgan.DCGANGenerator, dcgan.DCGANEnergy),
