@@ -13,7 +13,6 @@ References:
 from __future__ import annotations
 
 import copy
-from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +22,7 @@ from ebmzoo.energies import Energy
 from ebmzoo.fields import not_negative, positive
 from ebmzoo.losses import contrastive, energy_l2
 from ebmzoo.models import Model, frozen
-from ebmzoo.samplers import FromPrior, Schedule, Start, evolve
+from ebmzoo.samplers import FromPrior, Schedule, Start, settle_with_report
 from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend
 
 
@@ -101,14 +100,6 @@ class TiltingLearner(Learner):
         """Runs the chains; returns samples (count, *shape) and what there is to say of the last step."""
         position = self.method.start.position(self.model, count, rng)
         with frozen(self.model):
-            moves = evolve(self.method.schedule, self.model.target(self.method.beta), position, rng)
-            last = deque(moves, maxlen=1)
-        if not last:
-            return self.model.decoder(position), {}
-        state, info = last[0]
-        report = {
-            "acceptance": info.acceptance.mean(),
-            "at_box": info.at_box.mean(),
-            "chain_gradient": state.score.abs().mean(),
-        }
-        return self.model.decoder(state.position), report
+            target = self.model.target(self.method.beta)
+            position, report = settle_with_report(self.method.schedule, target, position, rng)
+        return self.model.decoder(position), report

@@ -1,0 +1,1 @@
+"""Energies of data themselves, learnt from chains in data space."""
