@@ -91,8 +91,8 @@ def test_a_step_reports_what_it_should(trained: Trained, store: Store):
         for name, value in report.items():
             assert value.isfinite().all(), name
             assert not value.requires_grad, name
-            wanted = {(), (trained.batch_size,), (trained.batch_size, *trained.data.shape)}
-            assert tuple(value.shape) in wanted, name
+            assert value.ndim == 0 or value.shape[0] % trained.batch_size == 0, name
+            assert tuple(value.shape[1:]) in {(), trained.data.shape}, name
         assert not trains or report["gradient_norm"] > 0
     after = weights(run.learner.model)
     assert any(not torch.equal(after[name], before[name]) for name in before), "nothing was learnt"

@@ -19,16 +19,28 @@ from torch import Generator, Tensor, nn
 from ebmzoo.classifiers import Classifier
 from ebmzoo.data.dataset import Dataset, check_split
 from ebmzoo.energies import ConvEnergy, Energy, MLPEnergy, ResidualEnergy
+from ebmzoo.flows import MAF, RealNVP
 from ebmzoo.generators import ConvGenerator, MLPGenerator
 from ebmzoo.metrics import Metric
 from ebmzoo.models import Model, NoEnergy, StandardNormal
 from ebmzoo.recipes import Trained
 from ebmzoo.runtime import Deadline, OutOfTime, Runtime
-from ebmzoo.samplers import MALA, Langevin, Stage
+from ebmzoo.samplers import MALA, SGLD, Langevin, Stage
 from ebmzoo.store import Recipe, Store, unfinished
-from ebmzoo.training import Adam, Averaged, Batches, Learner, Method, Optimizer, descend
+from ebmzoo.training import (
+    Adam,
+    Averaged,
+    Batches,
+    Learner,
+    Method,
+    Milestones,
+    Optimizer,
+    Scheduled,
+    descend,
+)
 from ebmzoo_bases.dcgan import DCGANEnergy, DCGANGenerator
 from ebmzoo_bases.encoders import ConvEncoder, MLPEncoder
+from ebmzoo_bases.flow import FlowLikelihood
 from ebmzoo_bases.gan import GAN, BetweenPenalty, DataPenalty, Hinge
 from ebmzoo_bases.sngan import (
     SNGANConvEnergy,
@@ -39,6 +51,11 @@ from ebmzoo_bases.sngan import (
 from ebmzoo_bases.vae import VAE, Bernoulli, Gaussian
 from ebmzoo_ddls.calibration import IsotonicCalibration
 from ebmzoo_ddls.ddls import DDLS
+from ebmzoo_gebm.criteria import DonskerVaradhan, FenchelKALE, PreconditionedPartition
+from ebmzoo_gebm.gebm import GEBM, Squashed, WarmUp
+from ebmzoo_gebm.penalties import GradientPenalty, ParameterPenalty
+from ebmzoo_gebm.ratio import DensityRatio, ParameterOffset, TruncatedEnergy
+from ebmzoo_pixel.contrastive import ContrastiveLearning, Fresh, Replay, Unbounded
 from ebmzoo_tilting.tilting import Tilting
 
 
@@ -229,6 +246,47 @@ METHODS = {
         )
         for (name, base), energy in zip(VAES.items(), ENERGIES, strict=True)
     },
+    "Real NVP": Trained(FlowLikelihood(RealNVP(2, 8, 1)), PLANE, 5, 16),
+    "MAF, its rate scheduled": Trained(
+        Scheduled(FlowLikelihood(MAF(1, 8, 1)), Milestones((2, 4), 0.5)), PLANE, 5, 16
+    ),
+    "GEBM": Trained(
+        GEBM(MLPEnergy(16, 2), MLPGenerator(16, 2), 3, penalties=(GradientPenalty(0.1),), energy_steps=2),
+        PLANE,
+        5,
+        16,
+    ),
+    "GEBM of flows": Trained(
+        GEBM(
+            DensityRatio(RealNVP(2, 8, 1), ParameterOffset()),
+            RealNVP(2, 8, 1),
+            2,
+            FenchelKALE(PreconditionedPartition()),
+            (GradientPenalty(0.1), ParameterPenalty(0.1)),
+            2,
+            warm_up=WarmUp(3, 1, 2),
+            samples_per_datum=3,
+            gradients=Squashed(),
+        ),
+        PLANE,
+        5,
+        16,
+    ),
+    "GEBM, energy only": Trained(
+        GEBM(TruncatedEnergy(ConvEnergy(4)), base_steps=0), PICTURES, 5, 16, VAES["VAE, Gaussian pictures"]
+    ),
+    "GEBM, base only": Trained(
+        GEBM(criterion=DonskerVaradhan(), energy_steps=0), PICTURES, 5, 16, GANS["GAN of pictures"]
+    ),
+    "Contrastive learning": Trained(
+        ContrastiveLearning(MLPEnergy(16, 2), (Stage(Langevin(0.01), 2),), memory=Replay(100)), PLANE, 5, 16
+    ),
+    "Contrastive learning of pictures": Trained(
+        ContrastiveLearning(ConvEnergy(4), (Stage(SGLD(1.0, 0.01), 2),), Unbounded(), Fresh(), l2=0.1),
+        PICTURES,
+        5,
+        16,
+    ),
     "Classifier": Trained(Classifier(classes=2, channels=4, features=8), PICTURES, 5, 16),
     "Averaged Classifier": Trained(
         Averaged(Classifier(classes=2, channels=4, features=8), decay=0.5), PICTURES, 5, 16

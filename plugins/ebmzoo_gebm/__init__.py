@@ -1,0 +1,1 @@
+"""Generalized energy-based models."""

@@ -1,0 +1,405 @@
+"""Generalized energy-based models against closed forms: normal laws, flows, finite differences."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from laws import Z, generator
+from torch import Tensor, nn
+from toys import METHODS, Blob
+
+from ebmzoo.energies import FlowEnergy, MLPEnergy
+from ebmzoo.fields import FieldError
+from ebmzoo.flows import RealNVP
+from ebmzoo.generators import MLPGenerator
+from ebmzoo.losses import donsker_varadhan, kale
+from ebmzoo.metrics import ExactPartition, NegativeLogLikelihood, SampledPartition
+from ebmzoo.models import Box, Flat, Model, NoEnergy, StandardNormal, log_base
+from ebmzoo.training import Adam, Batches
+from ebmzoo_bases.flow import FlowLikelihood
+from ebmzoo_gebm.criteria import DonskerVaradhan, FenchelKALE, PreconditionedPartition
+from ebmzoo_gebm.gebm import (
+    GEBM,
+    GEBMLearner,
+    Squashed,
+    WarmUp,
+    base_surrogate,
+    log_mean_exp,
+    value_and_slope,
+)
+from ebmzoo_gebm.measures import KALE
+from ebmzoo_gebm.penalties import GradientPenalty, ParameterPenalty
+from ebmzoo_gebm.ratio import DensityRatio, ParameterOffset, TruncatedEnergy
+
+COUNT = 200_000
+
+
+class Shifted(nn.Module):
+    """The energy -log dp/db of p = N(m, I) over b = N(0, I): |m|²/2 - m x, off by a constant."""
+
+    def __init__(self, mean: float, constant: float = 0.0):
+        super().__init__()
+        self.mean = nn.Parameter(torch.tensor(mean, dtype=torch.float64))
+        self.constant = constant
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * x.shape[1] * self.mean**2 - self.mean * x.sum(1) + self.constant
+
+
+def normal(count: int, mean: float, seed: int) -> Tensor:
+    return mean + torch.randn(count, 2, generator=generator(seed), dtype=torch.float64)
+
+
+# The criteria at normal laws, where KL(p || b) = m² in two dimensions
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.3, 0.7])
+@pytest.mark.parametrize("constant", [0.0, -1.5])
+def test_both_criteria_find_the_divergence_of_normal_laws(mean: float, constant: float):
+    energy = Shifted(mean, constant)
+    data, base = energy(normal(COUNT, mean, 1)).detach(), energy(normal(COUNT, 0.0, 2)).detach()
+    log_z = torch.tensor(-constant, dtype=torch.float64)
+    error = Z * math.sqrt((data.var() + torch.exp(-base - log_z).var()) / COUNT) + 1e-12
+    assert float(-kale(data, base, log_z)) == pytest.approx(mean**2, abs=float(error))
+    assert float(-donsker_varadhan(data, base)) == pytest.approx(mean**2, abs=float(error))
+
+
+def test_kale_is_below_donsker_varadhan_below_the_divergence_for_every_energy():
+    """Exact expectations: laws on five points, random energies and log-partitions."""
+    rng = generator(3)
+    for _ in range(200):
+        p, b = (torch.rand(5, generator=rng, dtype=torch.float64) + 0.01 for _ in range(2))
+        p, b = p / p.sum(), b / b.sum()
+        divergence = float((p * (p / b).log()).sum())
+        energy = 2 * torch.randn(5, generator=rng, dtype=torch.float64)
+        c = torch.randn((), generator=rng, dtype=torch.float64)
+        best = torch.log((b * (-energy).exp()).sum())
+        dv = float(-(p * energy).sum() - best)
+        fenchel = float(-(p * (energy + c)).sum() - (b * torch.exp(-(energy + c))).sum() + 1)
+        tight = float(-(p * (energy + best)).sum() - (b * torch.exp(-(energy + best))).sum() + 1)
+        assert fenchel <= dv + 1e-12
+        assert dv <= divergence + 1e-12
+        assert tight == pytest.approx(dv, abs=1e-12)
+
+
+def test_flow_against_flow_gives_divergence_and_partition():
+    """E = log b - log p₂ - o on data of p₂ is optimal: the criteria give KL(p₂ || b), and log Z = o."""
+    torch.manual_seed(0)
+    shape = (3,)
+    base = spread(RealNVP(2, 16, 1).build(3, shape)).double()
+    energy = DensityRatio(RealNVP(2, 16, 1), ParameterOffset()).over(shape, base).double()
+    spread(energy.flow)
+    with torch.no_grad():
+        x = energy.flow(torch.randn(COUNT, 3, generator=generator(1), dtype=torch.float64))
+        y = base(torch.randn(COUNT, 3, generator=generator(2), dtype=torch.float64))
+        ratio = energy.flow.log_prob(x) - base.log_prob(x)
+        data, samples, offset = energy(x), energy(y), energy.log_partition()
+    weights = torch.exp(-samples - offset)
+    error = Z * float(torch.sqrt((ratio.var() + weights.var()) / COUNT))
+    assert float(log_mean_exp(-samples)) == pytest.approx(float(offset), abs=error)
+    assert float(-kale(data, samples, offset)) == pytest.approx(float(ratio.mean()), abs=2 * error)
+    assert float(-donsker_varadhan(data, samples)) == pytest.approx(float(ratio.mean()), abs=2 * error)
+    assert float(ratio.mean()) > 0.05
+
+
+def spread(flow: nn.Module) -> nn.Module:
+    """Moves a flow's weights away from their start, so that its law is none of the normal ones."""
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.15 * torch.randn(parameter.shape, generator=generator(parameter.numel()))
+    return flow
+
+
+# The base's gradient
+
+
+def test_the_base_gradient_is_that_of_finite_differences():
+    r"""Of :math:`-\log \hat Z` in each of the base's parameters, at fixed latents and a fixed energy."""
+    torch.manual_seed(1)
+    decoder = MLPGenerator(5, 1).build(2, (2,)).double()
+    energy = MLPEnergy(8, 2).energy((2,)).double().requires_grad_(False)
+    z = torch.randn(40, 2, generator=generator(0), dtype=torch.float64)
+
+    def loss() -> float:
+        with torch.no_grad():
+            return -float(log_mean_exp(-energy(decoder(z))))
+
+    samples = decoder(z)
+    base_surrogate(samples, *value_and_slope(energy, samples)).backward()
+    for parameter in decoder.parameters():
+        for index in range(min(5, parameter.numel())):
+            before, step = float(parameter.data.view(-1)[index]), 1e-6
+            values = []
+            for sign in (1, -1):
+                parameter.data.view(-1)[index] = before + sign * step
+                values.append(loss())
+            parameter.data.view(-1)[index] = before
+            assert float(parameter.grad.view(-1)[index]) == pytest.approx(
+                (values[0] - values[1]) / (2 * step), rel=1e-4, abs=1e-8
+            )
+
+
+def test_the_energy_is_a_fixed_function_to_the_base_also_where_it_depends_on_it():
+    """For E = log b₀ - log p₂ the gradient is the same whether b₀ is the base itself or a copy of it."""
+    torch.manual_seed(0)
+    base, flow = (spread(RealNVP(2, 8, 1).build(2, (2,))) for _ in range(2))
+    z = torch.randn(30, 2, generator=generator(0))
+    gradients = []
+    for within in (base, copy.deepcopy(base)):
+        energy = DensityRatio(RealNVP(2, 8, 1)).over((2,), within)
+        energy.flow.load_state_dict(flow.state_dict())
+        base.zero_grad()
+        samples = base(z)
+        base_surrogate(samples, *value_and_slope(energy, samples)).backward()
+        gradients.append([parameter.grad.clone() for parameter in base.parameters()])
+    for first, second in zip(*gradients, strict=True):
+        assert torch.equal(first, second)
+
+
+# Learning
+
+
+def learnt(method: GEBM, base: Model | None, data: Tensor, steps: int) -> GEBMLearner:
+    torch.manual_seed(0)
+    model = method.model(tuple(data.shape[1:]), base)
+    learner = method.learner(model)
+    assert isinstance(learner, GEBMLearner)
+    batches, rng = Batches(data, None, 500, generator(1)), generator(2)
+    for _ in range(steps):
+        learner.step(batches, rng)
+    return learner
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [FenchelKALE(), FenchelKALE(PreconditionedPartition()), DonskerVaradhan()],
+    ids=["Fenchel", "preconditioned", "Donsker-Varadhan"],
+)
+def test_an_energy_learns_the_logarithm_of_the_ratio(criterion: FenchelKALE | DonskerVaradhan):
+    """Over the base N(0, I), data of N(0.5, 0.8² I): E + c is -log dp/db where there are data."""
+    data = 0.5 + 0.8 * torch.randn(20_000, 2, generator=generator(0))
+    base = Model(StandardNormal((2,)), nn.Identity(), NoEnergy())
+    method = GEBM(
+        MLPEnergy(32, 2), criterion=criterion, base_steps=0, energy_steps=1,
+        energy_optimizer=Adam(2e-3, 0.5, 0.9), initial_samples=1000,
+    )  # fmt: skip
+    learner = learnt(method, base, data, 1500)
+    x = data[:2000]
+    exact = 0.5 * ((x - 0.5) / 0.8).square().sum(1) + 2 * math.log(0.8) - 0.5 * x.square().sum(1)
+    with torch.no_grad():
+        found = learner.model.energy(x) + learner.log_z
+    assert float((found - exact).abs().mean()) < 0.12
+    assert float((found - exact).mean()) == pytest.approx(0, abs=0.08)
+    metric = KALE(SampledPartition(50_000))
+    divergence = 2 * (0.5 * (0.64 + 0.25 - 1) - math.log(0.8))
+    fixed = Blob(20_000, 0.5, 0.8)
+    estimate = metric.value(learner.model, Unclamped(fixed), "test", lambda _: None, generator(5))
+    assert estimate == pytest.approx(divergence, abs=0.03)
+
+
+class Unclamped(Blob):
+    """Normal data that are not cut off."""
+
+    def __init__(self, blob: Blob):
+        super().__init__(blob.count, blob.mean, blob.std)
+
+    def load(self, split: str) -> Tensor:
+        return self.mean + self.std * torch.randn(self.count, 2, generator=generator(9))
+
+
+def test_base_and_energy_learn_together():
+    """An affine base comes to the data, and there is then nothing for the energy to find."""
+    data = torch.tensor([0.8, -0.4]) + 0.6 * torch.randn(20_000, 2, generator=generator(0))
+    method = GEBM(
+        MLPEnergy(32, 2), Affine(), 2, energy_steps=3, penalties=(GradientPenalty(0.02),),
+        energy_optimizer=Adam(2e-3, 0.5, 0.9), base_optimizer=Adam(4e-3, 0.5, 0.9),
+    )  # fmt: skip
+    learner = learnt(method, None, data, 700)
+    with torch.no_grad():
+        samples = learner.model.decoder(learner.model.prior.draw(20_000, generator(3)))
+    torch.testing.assert_close(samples.mean(0), torch.tensor([0.8, -0.4]), atol=0.1, rtol=0)
+    torch.testing.assert_close(samples.std(0), torch.tensor([0.6, 0.6]), atol=0.12, rtol=0)
+
+
+class Affine:
+    """An architecture of decoders that are a matrix and a shift."""
+
+    def build(self, latent: int, shape: tuple[int, ...]) -> nn.Module:
+        return nn.Linear(latent, shape[0])
+
+
+@pytest.mark.parametrize("name", ["GEBM, energy only", "GEBM, base only"])
+def test_what_does_not_learn_stays_as_it_is(name: str, tmp_path):
+    from ebmzoo.store import Store
+
+    trained = METHODS[name]
+    store = Store(tmp_path)
+    base, model = store.get(trained.base), store.get(trained)
+    part = "decoder" if name.endswith("energy only") else "energy"
+    before, after = getattr(base, part).state_dict(), getattr(model, part).state_dict()
+    assert before.keys() == after.keys() != set()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_batch_norm_and_spectral_norm_of_what_does_not_learn_stay():
+    decoder = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    energy = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(2, 1)), nn.Flatten(0))
+    base = Model(StandardNormal((2,)), decoder, energy)
+    data = torch.randn(64, 2, generator=generator(0))
+    for method, part in ((GEBM(MLPEnergy(4, 1), base_steps=0), "decoder"), (GEBM(energy_steps=0), "energy")):
+        model = method.model((2,), base)
+        before = copy.deepcopy(getattr(model, part).state_dict())
+        learner = method.learner(model)
+        for _ in range(3):
+            learner.step(Batches(data, None, 16, generator(1)), generator(2))
+        for key, value in getattr(model, part).state_dict().items():
+            assert torch.equal(value, before[key]), key
+
+
+# Options of the official code
+
+
+def test_squashed_gradients():
+    parameter = nn.Parameter(torch.zeros(4))
+    parameter.grad = torch.tensor([0.5, -1.0, 10.0, 0.0])
+    Squashed().apply([parameter])
+    torch.testing.assert_close(parameter.grad, torch.tensor([0.8, -1.0, 20 / 101, 0.0]))
+
+
+def test_preconditioned_partition():
+    r"""From the gradient 1 - Z e^{-c} to e^c / Z - 1; nothing where no sample has weight."""
+    c, z = 0.7, 3.0
+    gradient = torch.tensor(1 - z * math.exp(-c))
+    assert float(PreconditionedPartition().direction(gradient)) == pytest.approx(
+        math.exp(c) / z - 1, rel=1e-5
+    )
+    assert float(PreconditionedPartition().direction(torch.tensor(1.0))) == 0
+
+
+def test_truncated_energy():
+    energy = TruncatedEnergy(MLPEnergy(4, 1), floor=-0.1).energy((2,))
+    x = torch.randn(500, 2, generator=generator(0)) * 50
+    inner = energy.energy(x).detach()
+    torch.testing.assert_close(energy(x), torch.relu(inner + 0.1) - 0.1)
+    assert float(inner.min()) < -0.1
+
+
+def test_parameter_penalty():
+    energy = nn.Linear(3, 2)
+    squares = sum(float(p.detach().square().sum()) for p in energy.parameters())
+    found = ParameterPenalty(0.5).value(energy, torch.empty(0), torch.empty(0), generator(0))
+    assert float(found) == pytest.approx(0.5 * squares / (2 + 3 + 2), rel=1e-6)
+
+
+def test_gradient_penalty_is_centred_at_zero():
+    energy = nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))
+    slope = float(energy[0].weight.square().sum())
+    found = GradientPenalty(2.0).value(energy, torch.randn(4, 2), torch.randn(12, 2), generator(0))
+    assert float(found) == pytest.approx(2 * slope, rel=1e-6)
+
+
+def test_warm_up_gives_the_energy_more_updates():
+    data = torch.randn(64, 2, generator=generator(0))
+    method = GEBM(MLPEnergy(4, 1), MLPGenerator(4, 1), 2, energy_steps=2, warm_up=WarmUp(7, 1, 3))
+    learner = method.learner(method.model((2,), None))
+    batches = Batches(data, None, 16, generator(1))
+    drawn = []
+    for _ in range(5):
+        before = batches_drawn(batches)
+        learner.step(batches, generator(2))
+        drawn.append(batches_drawn(batches) - before)
+    assert drawn == [7, 2, 2, 7, 2]
+
+
+def batches_drawn(batches: Batches) -> int:
+    """Counts draws, by wrapping once."""
+    if not hasattr(batches, "count"):
+        draw, batches.count = batches.draw, 0
+
+        def counted():
+            batches.count += 1
+            return draw()
+
+        batches.draw = counted
+    return batches.count
+
+
+# The likelihood
+
+
+def test_the_likelihood_of_every_parametrisation_is_that_of_the_flow():
+    data = Blob(50)
+    torch.manual_seed(0)
+    flow = FlowLikelihood(RealNVP(2, 8, 1)).model((2,), None)
+    expected = -float(flow.decoder.log_prob(data.load("test")).mean())
+    metric = NegativeLogLikelihood()
+
+    def value(model: Model, metric: NegativeLogLikelihood = metric) -> float:
+        return metric.value(model, data, "test", lambda _: None, generator(0))
+
+    assert value(flow) == pytest.approx(expected, abs=1e-6)
+    energy = FlowEnergy(RealNVP(2, 8, 1)).energy((2,))
+    energy.flow.load_state_dict(flow.decoder.state_dict())
+    assert value(Model(Flat((2,)), nn.Identity(), energy)) == pytest.approx(expected, abs=1e-6)
+    gebm = GEBM(DensityRatio(RealNVP(2, 8, 1), ParameterOffset()), RealNVP(2, 8, 1), 2)
+    model = gebm.model((2,), None)
+    model.energy.flow.load_state_dict(flow.decoder.state_dict())
+    assert value(model) == pytest.approx(expected, abs=1e-5)
+    sampled = value(model, NegativeLogLikelihood(SampledPartition(100_000)))
+    assert sampled == pytest.approx(expected, abs=0.05)
+
+
+def test_log_base_without_a_flow():
+    x = torch.tensor([[0.5, 0.5]])
+    assert float(log_base(Model(Box((2,)), nn.Identity(), NoEnergy()), x)) == pytest.approx(-2 * math.log(2))
+    with pytest.raises(ValueError, match="flow or the identity"):
+        log_base(Model(StandardNormal((2,)), nn.Linear(2, 2), NoEnergy()), x)
+
+
+def test_likelihoods_that_are_not_known_are_refused():
+    data, metric = Blob(8), NegativeLogLikelihood()
+    model = Model(StandardNormal((2,)), RealNVP(2, 8, 1).build(2, (2,)), MLPEnergy(4, 1).energy((2,)))
+    with pytest.raises(ValueError, match=r"partition = @SampledPartition\(\)"):
+        metric.value(model.requires_grad_(False), data, "test", lambda _: None, generator(0))
+    for each in (metric, KALE()):
+        with pytest.raises(FieldError, match="not on samples"):
+            each.value(torch.zeros(3, 2), data, "test", lambda _: None, generator(0))
+    assert isinstance(ExactPartition().log(model_of_flow(), generator(0)), Tensor)
+
+
+def model_of_flow() -> Model:
+    return FlowLikelihood(RealNVP(2, 8, 1)).model((2,), None)
+
+
+# Mistakes
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(ValueError, match=r"bind Trained\.base to a trained one, or GEBM\.generator"):
+        GEBM(MLPEnergy(4, 1)).model((2,), None)
+    base = Model(StandardNormal((2,)), nn.Identity(), NoEnergy())
+    with pytest.raises(ValueError, match=r"GEBM needs an energy"):
+        GEBM().model((2,), base)
+    with pytest.raises(ValueError, match="DensityRatio needs a flow, such as RealNVP, as its base"):
+        GEBM(DensityRatio(RealNVP())).model((2,), base)
+    with pytest.raises(ValueError, match="DensityRatio needs a flow, such as RealNVP, as its flow"):
+        DensityRatio(MLPGenerator(4, 1)).over((2,), base.decoder)
+    with pytest.raises(ValueError, match="FlowLikelihood needs a flow"):
+        FlowLikelihood(MLPGenerator(4, 1)).model((2,), None)
+    with pytest.raises(ValueError, match="FlowEnergy needs a flow"):
+        FlowEnergy(MLPGenerator(4, 1)).energy((2,))
+    for wrong in (
+        lambda: GEBM(energy_steps=0, base_steps=0),
+        lambda: GEBM(samples_per_datum=0),
+        lambda: GEBM(latent=0),
+        lambda: GEBM(energy_steps=-1),
+        lambda: WarmUp(0),
+        lambda: WarmUp(every=0),
+        lambda: GradientPenalty(0.0),
+        lambda: ParameterPenalty(-1.0),
+    ):
+        with pytest.raises(FieldError):
+            wrong()
