@@ -47,8 +47,9 @@ FLOORS = {
 }
 """The floor of every module, or of every module of a package. Nothing imports from above its own."""
 
-PLUGIN_FLOORS = (0, 1, 2)
-"""What a plugin may import. Besides, its plugin.py has the mark ``ebmzoo.hookimpl``."""
+PLUGIN_FLOORS = (0, 1, 2, 3, 4)
+"""What a plugin may import: what tables are made of, not what runs them. Besides, its plugin.py has the mark
+``ebmzoo.hookimpl``."""
 
 HOMES = {
     "gin": ("ebmzoo.config.*",),

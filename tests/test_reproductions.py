@@ -30,15 +30,23 @@ TABLES = sorted(
 )
 
 COMPUTE = {
+    "Decay.every": "for how many moves of a chain a step size is kept, in a chain that has fewer",
+    "ModelSelection.every": "how often the best model is looked for, in a training that has fewer updates",
     "Selection.every": "how often the best model is looked for, in a training that has fewer updates",
     "batch": "how many are drawn at once",
     "batch_size": "data in a minibatch",
     "blocks": "the size of a network",
+    "capacity": "how many chains are kept",
     "channels": "the size of a network",
     "count": "how many are drawn or compared",
     "depth": "the size of a network",
+    "energy_steps": "updates of the energy in one of a training",
     "groups": "the size of a network",
     "hidden": "the size of a network",
+    "initial_samples": "how many are drawn before training",
+    "points": "how finely a curve is drawn",
+    "samples_per_datum": "how many are drawn at once",
+    "shots": "when a picture is taken",
     "burn_in": "how many are drawn before any is kept",
     "proposals": "how many a sample is chosen from",
     "seeds": "how often all is repeated",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from ebmzoo.cli import main
 from ebmzoo.data import DataError, HepMass, MiniBooNE, Parkinsons, RedWine, WhiteWine
 from ebmzoo.data.uci import UCITable, prepared, uncorrelated, whitened
 
@@ -180,3 +183,21 @@ def test_what_is_given_stays_as_it_is() -> None:
     before = table.copy()
     prepared(table, True)
     assert np.array_equal(table, before)
+
+
+def test_the_table_of_all_five_runs_from_files_of_the_archives_formats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind, write in WRITERS.items():
+        for file in kind.files:
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            write(tmp_path / file)
+        monkeypatch.setattr(kind, "files", dict.fromkeys(kind.files))
+    monkeypatch.setattr(HepMass, "test_rows", 40)
+    monkeypatch.setenv("EBMZOO_DATA", str(tmp_path))
+    words = ["reproduce", "gebm/uci", "--scale", "smoke", "--device", "cpu", "--json"]
+    made = CliRunner().invoke(main, [*words, "--store", str(tmp_path / "store")], prog_name="ebmzoo")
+    assert made.exit_code == 0, made.output
+    cells = json.loads(made.stdout)["cells"]
+    assert len(cells) == 4 * 5 * 2
+    assert all(cell["n"] == 1 and cell["error"] is None for cell in cells)

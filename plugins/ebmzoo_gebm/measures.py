@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator
 
+from ebmzoo.classifiers import ClassifierEnergy
 from ebmzoo.data.dataset import Dataset
-from ebmzoo.fields import FieldError
+from ebmzoo.fields import FieldError, positive
 from ebmzoo.metrics import Metric, SampledPartition
-from ebmzoo.models import Model
+from ebmzoo.models import Model, decoded, frozen
+from ebmzoo.samplers import Chains, settle
 from ebmzoo.store import Recipe
 
 
@@ -60,3 +62,56 @@ class KALE(Metric):
     def protocol(self) -> dict[str, Any]:
         """Returns what moves the value."""
         return {"unit": "nats", "samples": self.partition.count}
+
+
+@dataclass(frozen=True)
+class ClassChanges(Metric):
+    """The share of chains that end in another class than they began in, in percent.
+
+    It tells chains that move between modes from those that stay where the base put them. Chains begin where
+    the sampler has them begin; a classifier says of which class their decoded first and last states are.
+
+    Arguments:
+        sampler: The chains.
+        classifier: The recipe of a trained classifier.
+        count: How many chains there are.
+    """
+
+    lower_is_better: ClassVar[bool] = False
+    of_model: ClassVar[bool] = True
+    sampler: Chains
+    classifier: Recipe
+    count: int = 1000
+
+    def __post_init__(self) -> None:
+        positive(self, "count")
+
+    @property
+    def label(self) -> str:
+        """The name that a table prints."""
+        return "class changes %"
+
+    def value(
+        self, subject: Any, /, data: Dataset, split: str, get: Callable[[Recipe], Any], rng: Generator
+    ) -> float:
+        """Returns the percentage.
+
+        Raises:
+            FieldError: If samples are scored, or the classifier is none.
+        """
+        del data, split
+        if not isinstance(subject, Model):
+            raise FieldError(self, "sampler", "used on a trained model, not on samples of one")
+        with frozen(subject):
+            start = self.sampler.start.position(subject, self.count, rng)
+            end = settle(self.sampler.schedule, subject.target(self.sampler.beta), start, rng)
+        energy = get(self.classifier).energy
+        if not isinstance(energy, ClassifierEnergy):
+            raise FieldError(self, "classifier", "a trained Classifier")
+        with torch.no_grad():
+            first, last = (energy.logits(decoded(subject, u)).argmax(1) for u in (start, end))
+        return 100 * float((first != last).double().mean())
+
+    def protocol(self) -> dict[str, Any]:
+        """Returns what moves the value."""
+        return {"chains": self.count, "classifier": self.classifier.key}
