@@ -201,7 +201,7 @@ def panels(rows: int, columns: int, title: str, size: float = 3.2) -> tuple[Canv
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(size * columns, size * rows + 0.5), layout="constrained")
+    canvas = Canvas(figsize=(size * columns, size * rows + 0.5), layout="compressed")
     FigureCanvasAgg(canvas)
     canvas.suptitle(title, fontsize=11)
     return canvas, canvas.subplots(rows, columns, squeeze=False)

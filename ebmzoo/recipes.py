@@ -275,7 +275,7 @@ class Score(Recipe):
         """Returns what the value depends on besides the model; scores are comparable if these are equal."""
         generated = self.subject.count if isinstance(self.subject, Samples) else None
         protocol = {
-            "metric": describe(self.metric),
+            "metric": self.metric.described(),
             "details": self.metric.protocol(),
             "generated": generated,
             "data": describe(self.subject.data),

@@ -7,6 +7,7 @@ A table is the one value that a gin file builds. It makes nothing: :mod:`ebmzoo.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -202,6 +203,11 @@ class Table:
             if places.count(place) > 1:
                 raise FieldError(
                     self, "cells", f"one cell for each place, but {' · '.join(place)} comes twice"
+                )
+        for figure in self.figures:
+            if not re.fullmatch(r"\w[\w.-]*", figure.name):
+                raise FieldError(
+                    self, "figures", f"named by letters, digits, '-' and '.', and {figure.name!r} is not"
                 )
         for claim in self.claims:
             for place in claim.mentions():

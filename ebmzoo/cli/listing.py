@@ -85,7 +85,7 @@ def plain(text: str) -> str:
 
 def _plain_formula(formula: str) -> str:
     formula = re.sub(r"\\(?:mathcal|mathrm|text|mathbb)\{([^}]*)\}", r"\1", formula)
-    formula = re.sub(r"\\[,;:! ]", " ", formula).replace(r"\mid", "|")
+    formula = re.sub(r"\\[,;:! ]", " ", formula).replace(r"\mid", "|").replace(r"\mapsto", "→")
     return " ".join(re.sub(r"\\(\w+)", lambda found: _letter(found[1]), formula).split())
 
 

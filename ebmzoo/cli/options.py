@@ -6,7 +6,8 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -153,8 +154,11 @@ def with_seeds(configured: Configured, seeds: int | None) -> Configured:
     if seeds is None:
         return configured
     table = configured.table.with_seeds(seeds)
-    bindings = (*configured.bindings, f"--seeds {seeds}")
-    return dataclasses.replace(configured, table=table, bindings=bindings)
+    said = f"--seeds {seeds}"
+    bindings, overrides = (*configured.bindings, said), configured.overrides
+    if table != configured.table:
+        overrides = (*overrides, said)
+    return dataclasses.replace(configured, table=table, bindings=bindings, overrides=overrides)
 
 
 def cells_of(configured: Configured, rows: Sequence[str], columns: Sequence[str]) -> list[Cell]:
@@ -166,17 +170,31 @@ def cells_of(configured: Configured, rows: Sequence[str], columns: Sequence[str]
     from ebmzoo.execution import selected
 
     table = configured.table
-    cells = selected(table, _patterns(rows), _patterns(columns))
+    row_patterns = _patterns(rows, {cell.row for cell in table.flat()}, f"{configured.name} has no row")
+    column_patterns = _patterns(
+        columns, {cell.column for cell in table.flat()}, f"{configured.name} has no column"
+    )
+    cells = selected(table, row_patterns, column_patterns)
     if not cells:
-        names = sorted({cell.row for cell in table.flat()} | {cell.column for cell in table.flat()})
-        asked = ", ".join([*_patterns(rows), *_patterns(columns)])
-        hint = nearest(asked, names) or f"; there are {', '.join(names)}"
-        raise ConfigError(f"{configured.name} has no cell whose row and column match {asked}{hint}")
+        asked = f"{', '.join(row_patterns)} · {', '.join(column_patterns)}"
+        raise ConfigError(f"{configured.name} has no cell whose row and column match {asked}")
     return cells
 
 
-def _patterns(options: Sequence[str]) -> list[str]:
-    return [pattern.strip() for option in options for pattern in option.split(",")]
+def _patterns(options: Sequence[str], names: Collection[str], lack: str) -> list[str]:
+    """Returns the patterns of options, split at commas unless an option is itself one of the names.
+
+    Raises:
+        ConfigError: If nothing matches a pattern; it begins with the words of ``lack``.
+    """
+    patterns: list[str] = []
+    for option in options:
+        patterns += [option] if option in names else [part.strip() for part in option.split(",")]
+    for pattern in patterns:
+        if pattern not in names and not any(fnmatchcase(name, pattern) for name in names):
+            hint = nearest(pattern, names) or f"; there are {', '.join(sorted(names))}"
+            raise ConfigError(f"{lack} that matches {pattern!r}{hint}")
+    return patterns
 
 
 def open_store(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
-from ebmzoo.store import Recipe
+from ebmzoo.store import Recipe, describe
 
 
 class Metric(ABC):
@@ -48,6 +48,11 @@ class Metric(ABC):
     def check_ready(self) -> None:
         """Raises DataError if a file that the metric needs is absent. Asked before all else."""
         return
+
+    def described(self) -> dict[str, Any]:
+        """Returns the settings in which scores must agree to be compared: all of them, for most."""
+        description: dict[str, Any] = describe(self)
+        return description
 
     @abstractmethod
     def protocol(self) -> dict[str, Any]:

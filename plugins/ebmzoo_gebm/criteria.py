@@ -48,7 +48,10 @@ class PartitionUpdate(Protocol):
 
 @dataclass(frozen=True)
 class PlainPartition:
-    r"""The log-partition follows its gradient, :math:`1 - \hat Z e^{-c}`."""
+    r"""The log-partition follows its gradient.
+
+    .. math:: 1 - \hat Z e^{-c}
+    """
 
     def direction(self, gradient: Tensor) -> Tensor:
         """Returns the gradient."""
@@ -57,7 +60,9 @@ class PlainPartition:
 
 @dataclass(frozen=True)
 class PreconditionedPartition:
-    r"""The log-partition follows :math:`e^{c} / \hat Z - 1`, which is :math:`g / (1 - g)` of its gradient.
+    r"""The log-partition follows a preconditioned gradient.
+
+    .. math:: \frac{g}{1 - g} = \frac{e^{c}}{\hat Z} - 1 \qquad \text{for} \quad g = 1 - \hat Z e^{-c}
 
     This is what the official code does unless its gradient clipping is turned off. Where :math:`c` is too
     large the gradient is at most one, and this direction grows like the error of :math:`Z`; where it is

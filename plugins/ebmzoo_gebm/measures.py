@@ -112,6 +112,10 @@ class ClassChanges(Metric):
             first, last = (energy.logits(decoded(subject, u)).argmax(1) for u in (start, end))
         return 100 * float((first != last).double().mean())
 
+    def described(self) -> dict[str, Any]:
+        """Returns all settings but the sampler, which is what rows differ in."""
+        return {name: value for name, value in super().described().items() if name != "sampler"}
+
     def protocol(self) -> dict[str, Any]:
         """Returns what moves the value."""
         return {"chains": self.count, "classifier": self.classifier.key}

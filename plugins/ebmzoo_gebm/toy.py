@@ -116,7 +116,9 @@ def blossom(z: Tensor, matrix: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class RingGenerator:
-    r"""Creates decoders to a circle, :math:`z \mapsto r z / \| z \|`, that have nothing to learn.
+    r"""Creates decoders to a circle that have nothing to learn.
+
+    .. math:: z \mapsto r z / \| z \|
 
     Normal latents decode to the uniform law on the circle.
 
@@ -156,7 +158,9 @@ class Ring(nn.Module):
 
 @dataclass(frozen=True)
 class BlossomGenerator:
-    r"""Creates decoders to the surface of :class:`BlossomData`, :math:`z \mapsto \| s + U s^4 \|^2 s`.
+    r"""Creates decoders to the surface of :class:`BlossomData`.
+
+    .. math:: z \mapsto \| s + U s^4 \|^2 s, \qquad s = z / \| z \|
 
     The matrix :math:`U` is learnt. At the identity the support is that of the data; at zero it is the sphere.
 
