@@ -107,6 +107,7 @@ class Trained(Recipe):
             "seconds": round(done.seconds, 3),
             "gradient_evaluations": done.gradients,
             "attempts": done.attempts,
+            "last": done.last,
             "selection": {name: value for name, value in done.selection.items() if name != "model"},
             "data": {"class": type(self.data).__name__, f"{self.split}_sha256": fingerprint(data)},
         }

@@ -886,3 +886,27 @@ def test_data_mistakes(here, monkeypatch):
     result = run("data", "fetch", "RedWin", "--data", str(here))
     assert result.exit_code == 2
     assert "did you mean 'RedWine'?" in result.stderr
+
+
+# ebmzoo describe
+
+
+def test_describe_tells_the_fields_of_a_class():
+    shown = well("describe", "Rejection")
+    assert "Rejection.percentile: float | None = 80.0" in shown
+    assert "Discriminator rejection sampling." in shown
+    made = document("describe", "Langevin", "--json")
+    assert made["fields"] == [{"name": "step_size", "type": "float", "default": None}]
+    assert made["kind"] == "samplers"
+
+
+def test_describe_knows_every_class():
+    for kind in ("methods", "data", "samplers", "metrics", "networks", "parts"):
+        for row in json.loads(well("list", kind, "--json")):
+            assert well("describe", row["name"]).startswith(f"{row['name']} ({kind})")
+
+
+def test_describe_names_the_nearest():
+    result = run("describe", "Rejektion")
+    assert result.exit_code == 2
+    assert "did you mean 'Rejection'?" in result.stderr

@@ -387,7 +387,7 @@ MISTAKES: list[tuple[Any, list[str]]] = [
     # names
     (append("Langevn.step_size = 1"), ["'Langevn'", LINE, "did you mean 'Langevin'?"]),
     (append("langevin.step_size = 1"), ["'langevin'", LINE, "did you mean 'Langevin'?"]),
-    (append("Zebra.step_size = 1"), ["'Zebra'", LINE, "`ebmzoo list`"]),
+    (append("Zebra.step_size = 1"), ["'Zebra'", LINE, "`ebmzoo list KIND`"]),
     (
         append("Langevin.stepsize = 1"),
         ["Langevin has no field 'stepsize'", LINE, "did you mean 'step_size'?"],

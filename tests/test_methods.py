@@ -186,6 +186,10 @@ def test_methods_refuse_what_they_cannot_do(store: Store):
     tilting = METHODS["Tilting of VAE"].method
     with pytest.raises(ValueError, match=r"Tilting needs a trained base generator; bind Trained\.base"):
         tilting.model((2,), None)
+    base = Model(StandardNormal((2,)), nn.Linear(2, 3), nn.Flatten(0))
+    for name in ("Tilting of VAE", "DDLS", "GEBM"):
+        with pytest.raises(ValueError, match=r"given data of shape \(2,\), and a base that makes .* \(3,\)"):
+            METHODS[name].method.model((2,), base)
     run = begun(METHODS["Classifier"], store)
     with pytest.raises(ValueError, match="a classifier needs data with classes"):
         run.learner.step(Batches(run.batches.data, None, 4, generator(0)), generator(0))

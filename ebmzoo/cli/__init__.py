@@ -23,6 +23,7 @@ def main() -> None:
 
 for command in (
     listing.list_,
+    listing.describe,
     tables.plan,
     tables.reproduce,
     samples.sample,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import re
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from ebmzoo.cli.options import debug_option, json_option, warn_of_broken_plugins
-from ebmzoo.config import SCALES, Plugin, classes, plugins, tables
+from ebmzoo.config import SCALES, ConfigError, Plugin, classes, nearest, plugins, tables
 from ebmzoo.hookspecs import KINDS
 
 
@@ -34,6 +35,42 @@ def list_(what: str, as_json: bool) -> None:
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
         click.echo(f"{row['name']:{width}}  {row['about']}".rstrip())
+
+
+@click.command()
+@click.argument("name", metavar="CLASS")
+@json_option
+@debug_option
+def describe(name: str, as_json: bool) -> None:
+    """Say what a class is that gin files may name, and what its fields are.
+
+    Fields come with their type, and with their default where they have one.
+    """
+    known = {each: (kind, cls) for kind, there in classes().items() for each, cls in there.items()}
+    warn_of_broken_plugins()
+    if name not in known:
+        raise ConfigError(f"there is no class {name!r}{nearest(name, known) or '; see `ebmzoo list --help`'}")
+    kind, cls = known[name]
+    fields = [_field(field) for field in dataclasses.fields(cls) if field.init]
+    if as_json:
+        document = {
+            "name": name,
+            "kind": kind,
+            "about": inspect.cleandoc(cls.__doc__ or ""),
+            "fields": fields,
+        }
+        click.echo(json.dumps(document, indent=1))
+        return
+    click.echo(f"{name} ({kind})\n")
+    for field in fields:
+        default = "" if field["default"] is None else f" = {field['default']}"
+        click.echo(f"    {name}.{field['name']}: {field['type']}{default}")
+    click.echo(f"\n{inspect.cleandoc(cls.__doc__ or '')}")
+
+
+def _field(field: dataclasses.Field[Any]) -> dict[str, str | None]:
+    default = None if field.default is dataclasses.MISSING else repr(field.default)
+    return {"name": field.name, "type": str(field.type), "default": default}
 
 
 def _tables() -> list[dict[str, Any]]:

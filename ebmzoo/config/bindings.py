@@ -18,6 +18,7 @@ from ebmzoo.config.errors import ConfigError, nearest
 from ebmzoo.config.parsing import Where, parse
 from ebmzoo.config.registry import broken
 from ebmzoo.config.sources import included, read, shown
+from ebmzoo.hookspecs import KINDS
 
 
 class Key(NamedTuple):
@@ -142,7 +143,11 @@ class Reader:
 
     def _check_class(self, name: str, where: Where) -> None:
         if name not in self.classes:
-            hint = nearest(name, self.classes) or "; `ebmzoo list` shows what there is."
+            kinds = ", ".join(KINDS)
+            hint = (
+                nearest(name, self.classes)
+                or f"; `ebmzoo list KIND` shows what there is, KIND being one of {kinds}."
+            )
             raise ConfigError(f"There is no class {name!r} ({where}){hint}{broken()}")
 
     def _check_field(self, name: str, field: str, where: Where) -> None:

@@ -144,9 +144,10 @@ class Build:
         if missing:
             key = Key(scope, cls.__name__, missing[0])
             within = f" in the scope {scope!r}" if scope else ""
+            remedy = self._elsewhere(key) or f"; say --set '{key}=...', or write {key} = ... in a gin file."
             raise Incomplete(
                 f"{cls.__name__} needs {' and '.join(missing)}, which nothing binds{within} (it is made at "
-                f"{where}){self._elsewhere(key) or f'; write {key} = ... in {shown(self.path)}.'}"
+                f"{where}){remedy}"
             )
 
     def _elsewhere(self, key: Key) -> str:

@@ -98,7 +98,7 @@ def included(name: str, where: object) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ConfigError(
             f"Cannot include {name!r} ({where}): an include names a file by its path within the folder "
-            "reproductions, such as 'bases/vae.gin'."
+            "reproductions, such as 'bases/digits.gin'."
         )
     for root in roots():
         if os.path.isfile(root / name):

@@ -19,6 +19,7 @@ minimised; :math:`\beta` is an *inverse* temperature and multiplies the energy o
 from ebmzoo.models.density import Invertible, Normalised, log_base
 from ebmzoo.models.evaluation import (
     Evaluations,
+    check_makes,
     counting_evaluations,
     decoded,
     evaluated,
@@ -43,6 +44,7 @@ __all__ = [
     "StandardNormal",
     "Target",
     "Tilted",
+    "check_makes",
     "counting_evaluations",
     "decoded",
     "evaluated",

@@ -56,6 +56,26 @@ def evaluated(model: Model, u: Tensor, chunk: int = 1000) -> tuple[Tensor, Tenso
     return torch.cat(data), torch.cat([model.energy(part) for part in data])
 
 
+@torch.no_grad()
+def check_makes(model: Model, shape: tuple[int, ...], who: str) -> None:
+    """Raises ValueError, in the name of ``who``, unless a model decodes to data of a shape.
+
+    Arguments:
+        model: The model, as a base of another.
+        shape: The shape of one datum of what the other is to learn from.
+        who: The method that was given the base.
+    """
+    modes = [(module, module.training) for module in model.decoder.modules()]
+    made = tuple(model.decoder.eval()(model.prior.anchor.new_zeros(1, *model.prior.shape)).shape[1:])
+    for module, training in modes:
+        module.training = training
+    if made != tuple(shape):
+        raise ValueError(
+            f"{who} was given data of shape {tuple(shape)}, and a base that makes data of shape {made}; bind "
+            "Trained.base and Trained.data to models and data of one shape"
+        )
+
+
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
     """Keeps gradients from reaching any parameter of ``modules``, and puts the flags back at the end.

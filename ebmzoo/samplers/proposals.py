@@ -44,7 +44,7 @@ class Rejection:
     Arguments:
         percentile: The percentile of :math:`\hat F`, from 0 to 100, that :math:`\gamma` is; None for
             :math:`\gamma = 0`.
-        burn_in: How many proposals are drawn for a first :math:`M` and :math:`\gamma`.
+        burn_in: How many proposals are drawn for a first :math:`M`, once for every shard of samples.
         epsilon: The constant :math:`\epsilon`.
         beta: The inverse temperature :math:`\beta`.
         patience: After how many proposals for each sample that is wanted it is given up.

@@ -25,6 +25,7 @@ class Progress:
         gradients: The number of gradients of targets, one per chain.
         attempts: What was done about divergence, one entry for each time training went back.
         selection: What the selection of the best model has seen.
+        last: The scalars that the last update reported.
     """
 
     step: int = 0
@@ -32,6 +33,7 @@ class Progress:
     gradients: int = 0
     attempts: list[dict[str, Any]] = field(default_factory=list)
     selection: dict[str, Any] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,7 @@ class _Session:
         seen = trouble(scalars, self.policy.limits)
         if seen is not None:
             return self.go_back(seen)
+        done.last = scalars
         if log.wants(done.step):
             log.write(done.step, scalars | _learning_rates(self.run.learner), values)
         if self.referee is not None:

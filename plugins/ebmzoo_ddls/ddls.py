@@ -23,7 +23,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ebmzoo.models import Model, NoEnergy, in_chunks
+from ebmzoo.models import Model, NoEnergy, check_makes, in_chunks
 from ebmzoo.training import Batches, Learner, Method
 from ebmzoo_ddls.calibration import Calibration, LogisticCalibration, Map
 
@@ -62,10 +62,11 @@ class DDLS(Method):
         """Builds the base's networks, frozen and in evaluation mode, with the critic before its calibration.
 
         Raises:
-            ValueError: If there is no base, or it has no critic.
+            ValueError: If there is no base, it has no critic, or it makes data of another shape.
         """
         if base is None or isinstance(base.energy, NoEnergy):
             raise ValueError("DDLS needs a trained base with a critic; bind Trained.base to a GAN")
+        check_makes(base, shape, "DDLS")
         copied = copy.deepcopy(base).requires_grad_(False).eval()
         energy = CalibratedEnergy(copied.energy, self.calibration.map())
         return Model(copied.prior, copied.decoder, energy)

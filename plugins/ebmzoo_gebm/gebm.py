@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ebmzoo.energies import Energy
 from ebmzoo.fields import FieldError, not_negative, positive
 from ebmzoo.generators import Generator
-from ebmzoo.models import Model, NoEnergy, Prior, StandardNormal, frozen
+from ebmzoo.models import Model, NoEnergy, Prior, StandardNormal, check_makes, frozen
 from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend
 from ebmzoo.training.learner import Part
 from ebmzoo_gebm.criteria import Criterion, FenchelKALE
@@ -157,6 +157,7 @@ class GEBM(Method):
 
     def _base(self, shape: tuple[int, ...], base: Model | None) -> tuple[Prior, nn.Module]:
         if base is not None:
+            check_makes(base, shape, "GEBM")
             return copy.deepcopy(base.prior), copy.deepcopy(base.decoder)
         if self.generator is None or self.latent is None:
             raise ValueError(

@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from ebmzoo.energies import Energy
 from ebmzoo.fields import not_negative, positive
 from ebmzoo.losses import contrastive, energy_l2
-from ebmzoo.models import Model, frozen
+from ebmzoo.models import Model, check_makes, frozen
 from ebmzoo.samplers import FromPrior, Schedule, Start, settle_with_report
 from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend
 
@@ -57,10 +57,11 @@ class Tilting(Method):
         """Builds the base's prior and decoder, frozen, with a fresh energy.
 
         Raises:
-            ValueError: If there is no base.
+            ValueError: If there is no base, or it makes data of another shape.
         """
         if base is None:
             raise ValueError("Tilting needs a trained base generator; bind Trained.base to one")
+        check_makes(base, shape, "Tilting")
         prior, decoder = copy.deepcopy(base.prior), copy.deepcopy(base.decoder)
         return Model(prior, decoder.requires_grad_(False).eval(), self.energy.energy(shape))
 
