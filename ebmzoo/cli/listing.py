@@ -42,9 +42,9 @@ def list_(what: str, as_json: bool) -> None:
 @json_option
 @debug_option
 def describe(name: str, as_json: bool) -> None:
-    """Say what a class is that gin files may name, and what its fields are.
+    """Say what a class is, and what fields it has.
 
-    Fields come with their type, and with their default where they have one.
+    CLASS is one that gin files may name. Fields come with their type, and with a default if they have one.
     """
     known = {each: (kind, cls) for kind, there in classes().items() for each, cls in there.items()}
     warn_of_broken_plugins()
