@@ -1,8 +1,8 @@
 r"""Time of flows, as multiples of the networks that they are made of.
 
 The floor is the bare networks of Real NVP with nothing around them: five pairs of fully connected networks of
-two hidden layers of 100, from all coordinates to all, evaluated one after the other on the same batch. Ours see
-half of the coordinates each, as the paper's do after masking. zuko has one network for scale and shift together,
+two hidden layers of 100, from all coordinates to all, one after the other on the same batch. Ours see
+half of the coordinates, as the paper's do after masking. zuko has one network for scale and shift together,
 hence half as many. Contenders take turns within one run, in a new order every round; the table holds medians.
 
 Run as ``python benchmarks/flows.py --help``.

@@ -224,5 +224,13 @@ class ParticleFlows(Figure):
                 axis.set_xticks([])
                 axis.set_yticks([])
                 axis.set_aspect("equal")
+                self._show_target(axis, path.target)
             line[0].set_ylabel(label)
         return canvas
+
+    def _show_target(self, axis: Any, target: Tensor) -> None:
+        """Gives a panel the limits of the target, with a margin; particles that strayed are not seen."""
+        low, high = target.min(0).values, target.max(0).values
+        margin = 0.35 * float((high - low).max())
+        axis.set_xlim(float(low[0]) - margin, float(high[0]) + margin)
+        axis.set_ylim(float(low[1]) - margin, float(high[1]) + margin)
