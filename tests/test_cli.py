@@ -308,6 +308,14 @@ class TestReproduce:
         assert cells("--rows", "*EBM, VAE") == cells()
         assert len(cells("--rows", "VAE", "--rows", "*EBM", "--columns", "25*")) == 4
 
+    def test_a_name_with_a_comma_is_taken_whole(self, here):
+        path = here / "comma.gin"
+        path.write_text(TINY.replace("'VAE + EBM'", "'VAE, tilted'"))
+        shown = document("plan", str(path), "--scale", "paper", "--rows", "VAE, tilted")["cells"]
+        assert {each["row"] for each in shown} == {"VAE, tilted"}
+        both = document("plan", str(path), "--scale", "paper", "--rows", "*tilted,VAE")["cells"]
+        assert {each["row"] for each in both} == {"VAE", "VAE, tilted"}
+
     def test_seeds_bindings_and_files(self, here):
         (here / "more.gin").write_text("EMD.count = 10\n")
         made = document(

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from ebmzoo import energies, generators
-from ebmzoo.energies import ConvEnergy, Energy, MLPEnergy, ResidualEnergy
+from ebmzoo.energies import ConvEnergy, Energy, FlowEnergy, MLPEnergy, ResidualEnergy
 from ebmzoo.fields import FieldError
+from ebmzoo.flows import RealNVP
 from ebmzoo.generators import ConvGenerator, Generator, MLPGenerator
 
 SMALL = {
@@ -22,6 +23,7 @@ SMALL = {
     ResidualEnergy: ResidualEnergy((4, 6), 2),
     MLPGenerator: MLPGenerator(16, 2),
     ConvGenerator: ConvGenerator(4),
+    FlowEnergy: FlowEnergy(RealNVP(2, 8, 1)),
 }
 """Small settings of the architectures whose defaults are large."""
 

@@ -6,8 +6,10 @@ import dataclasses
 
 import pytest
 from planted import SUBJECT, Planted, cell
+from toys import PLANE
 
 from ebmzoo.fields import FieldError
+from ebmzoo.figures import Comparison
 from ebmzoo.recipes import Score
 from ebmzoo.tables import STATUSES, Better, Cell, Cells, Published, Reaches, Table
 
@@ -31,6 +33,10 @@ WRONG = [
     (
         lambda: Table("ours", (cell("a"), Cells("a", "toy", SUBJECT, (FD, EMD)))),
         "but a · toy · EMD comes twice",
+    ),
+    (
+        lambda: Table("ours", (cell(),), figures=(Comparison("../mine", "", PLANE, (), ()),)),
+        "named by letters, digits, '-' and '.', and '../mine' is not",
     ),
     (lambda: Table("ours", (cell(),), tolerance=-0.1), "Table.tolerance should be zero or a number above it"),
     (lambda: Table("ours", (cell("a"), cell("b")), (better("c"),)), "and c · toy · EMD is none"),
