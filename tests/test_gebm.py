@@ -296,7 +296,7 @@ def test_parameter_penalty():
 
 def test_gradient_penalty_is_centred_at_zero():
     energy = nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))
-    slope = float(energy[0].weight.square().sum())
+    slope = float(energy[0].weight.detach().square().sum())
     found = GradientPenalty(2.0).value(energy, torch.randn(4, 2), torch.randn(12, 2), generator(0))
     assert float(found.detach()) == pytest.approx(2 * slope, rel=1e-6)
 

@@ -201,20 +201,24 @@ class GEBMLearner(Learner):
 
     def step(self, batches: Batches, rng: RandomGenerator) -> dict[str, Tensor]:
         """Makes one update of both, or of the one that learns."""
-        update, method = int(self.updates), self.method
-        if update == 0:
+        if int(self.updates) == 0:
             self._begin(rng)
-        warm = method.energy_steps and method.warm_up is not None and method.warm_up.applies(update)
-        energy_steps = method.warm_up.energy_steps if warm and method.warm_up else method.energy_steps
         report: dict[str, Tensor] = {}
-        for _ in range(energy_steps):
+        for _ in range(self._energy_steps(int(self.updates))):
             report |= self._update_energy(batches.draw().data, rng)
-        for _ in range(method.base_steps):
-            report |= self._update_base(batches.batch_size * method.samples_per_datum, rng)
+        for _ in range(self.method.base_steps):
+            report |= self._update_base(batches.batch_size * self.method.samples_per_datum, rng)
         self.updates += 1
-        if not energy_steps:
+        if not self.method.energy_steps:
             report["gradient_norm"] = report["base_gradient_norm"]
         return report
+
+    def _energy_steps(self, update: int) -> int:
+        """Returns how many updates the energy makes in the update with this number."""
+        warm_up = self.method.warm_up
+        if self.method.energy_steps and warm_up is not None and warm_up.applies(update):
+            return warm_up.energy_steps
+        return self.method.energy_steps
 
     @torch.no_grad()
     def _begin(self, rng: RandomGenerator) -> None:
