@@ -201,9 +201,9 @@ def panels(rows: int, columns: int, title: str, size: float = 3.2) -> tuple[Canv
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(size * columns, size * rows + 0.5), layout="compressed")
+    canvas = Canvas(figsize=(size * columns, size * rows + 0.9), layout="compressed")
     FigureCanvasAgg(canvas)
-    canvas.suptitle(title, fontsize=11)
+    canvas.suptitle(f"{title}\n", fontsize=11)  # the empty line keeps it off the panels' titles
     return canvas, canvas.subplots(rows, columns, squeeze=False)
 
 

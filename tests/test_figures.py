@@ -232,7 +232,7 @@ def test_what_can_be_drawn(shape, expected, tmp_path):
     points = torch.zeros(3, *shape)
     if expected:
         save(picture(points, "points"), tmp_path / "points.png")
-        assert size(tmp_path / "points.png") == (416, 481)
+        assert size(tmp_path / "points.png") == (416, 533)
     else:
         with pytest.raises(ValueError, match="only points of the plane and images can be drawn, not data of"):
             picture(points, "points")
