@@ -70,11 +70,11 @@ def size(path: Path) -> tuple[int, int]:
 @pytest.mark.parametrize(
     ("figure", "expected"),
     [
-        (POINTS, (2 * 416, 481)),
-        (IMAGES, (3 * 416, 481)),
-        (PLANE_PATH, (2 * 416, 481)),
-        (IMAGE_PATH, (286, 351)),
-        (CURVES, (2 * 520, 585)),
+        (POINTS, (2 * 416, 533)),
+        (IMAGES, (3 * 416, 533)),
+        (PLANE_PATH, (2 * 416, 533)),
+        (IMAGE_PATH, (286, 403)),
+        (CURVES, (2 * 520, 637)),
     ],
     ids=lambda value: value.name if isinstance(value, Figure) else "",
 )
@@ -155,7 +155,7 @@ def test_panels_show_data_and_samples(store):
     canvas = POINTS.draw(store)
     data, samples = canvas.axes
     assert [axis.get_title() for axis in canvas.axes] == ["Data", "learnt"]
-    assert canvas.get_suptitle() == "Points"
+    assert canvas.get_suptitle().strip() == "Points"
     for axis, points in ((data, Blob().load("test")), (samples, store.get(SUBJECT))):
         shown = axis.collections[0].get_offsets()
         np.testing.assert_allclose(shown, points[:5].numpy(), rtol=1e-6)
