@@ -81,6 +81,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             generators.MLPGenerator,
             generators.ConvGenerator,
             energies.MLPEnergy,
+            energies.SmoothMLPEnergy,
             energies.ConvEnergy,
             energies.ResidualEnergy,
             energies.FlowEnergy,

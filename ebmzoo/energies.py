@@ -54,6 +54,34 @@ class MLPEnergy:
 
 
 @dataclass(frozen=True)
+class SmoothMLPEnergy:
+    r"""Creates fully connected energies with the smooth activation :math:`x \, \sigma(x)`.
+
+    The gradient of an energy with rectifiers jumps from one linear piece to the next, which gradient-based
+    chains do not see coming; that of this one does not.
+
+    References:
+        | Sigmoid-weighted linear units for neural network function approximation in reinforcement learning
+          (Elfwing, Uchibe & Doya, 2018)
+
+    Arguments:
+        hidden: The width of every hidden layer.
+        depth: The number of hidden layers.
+    """
+
+    hidden: int = 128
+    depth: int = 2
+
+    def __post_init__(self) -> None:
+        positive(self, "hidden", "depth")
+
+    def energy(self, shape: tuple[int, ...]) -> nn.Module:
+        """Returns a network with fresh weights, from data (B, *shape) to energies (B,)."""
+        network = mlp(math.prod(shape), self.hidden, self.depth, 1, nn.SiLU)
+        return nn.Sequential(nn.Flatten(), network, nn.Flatten(0))
+
+
+@dataclass(frozen=True)
 class FlowEnergy:
     r"""Creates energies :math:`E(x) = -\log p(x)` with the density :math:`p` of a flow.
 

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from ebmzoo import energies, generators
-from ebmzoo.energies import ConvEnergy, Energy, FlowEnergy, MLPEnergy, ResidualEnergy
+from ebmzoo.energies import ConvEnergy, Energy, FlowEnergy, MLPEnergy, ResidualEnergy, SmoothMLPEnergy
 from ebmzoo.fields import FieldError
 from ebmzoo.flows import RealNVP
 from ebmzoo.generators import ConvGenerator, Generator, MLPGenerator
 
 SMALL = {
     MLPEnergy: MLPEnergy(16, 2),
+    SmoothMLPEnergy: SmoothMLPEnergy(16, 2),
     ConvEnergy: ConvEnergy(4),
     ResidualEnergy: ResidualEnergy((4, 6), 2),
     MLPGenerator: MLPGenerator(16, 2),
@@ -54,6 +55,18 @@ def test_energies_are_one_number_a_point(architecture):
         network = architecture.energy(shape)
         for count in [1, 5]:
             assert network(torch.randn(count, *shape)).shape == (count,)
+
+
+def test_the_gradient_of_a_smooth_energy_is_continuous():
+    """Along a line of small steps it changes by small steps; with rectifiers it jumps."""
+    torch.manual_seed(0)
+    line = torch.linspace(-1, 1, 4001, dtype=torch.float64)
+    jumps = []
+    for architecture in (SmoothMLPEnergy(16, 2), MLPEnergy(16, 2)):
+        x = torch.stack([line, 0.3 * line], 1).requires_grad_()
+        (slope,) = torch.autograd.grad(architecture.energy((2,)).double()(x).sum(), x)
+        jumps.append(float(slope.diff(dim=0).abs().max() / slope.abs().max()))
+    assert jumps[0] < 1e-2 < jumps[1]
 
 
 @every_generator
