@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
 from ebmzoo.metrics.metric import Metric
-from ebmzoo.models import Model, NoEnergy, Normalised, evaluated, log_base
+from ebmzoo.models import Model, NoEnergy, Normalised, evaluated, in_chunks, log_base
 from ebmzoo.store import Recipe
 
 
@@ -106,7 +106,7 @@ class NegativeLogLikelihood(Metric):
         if not isinstance(subject, Model):
             raise FieldError(self, "partition", "used on a trained model, not on samples of one")
         x = data.load(split).to(subject.prior.anchor)
-        energies = torch.cat([subject.energy(part) for part in x.split(1000)])
+        energies = in_chunks(subject.energy, x)
         likelihoods = log_base(subject, x).double() - energies.double()
         return float(self.partition.log(subject, rng).double() - likelihoods.mean())
 

@@ -2,6 +2,7 @@
 
 from ebmzoo.training.averaging import Averaged
 from ebmzoo.training.batches import Batch, Batches
+from ebmzoo.training.contrastive import ContrastiveLearner
 from ebmzoo.training.divergence import Diverged, FreshNoise, GoBack, Limit, LowerLearningRate, Stop
 from ebmzoo.training.learner import Adam, Learner, Method, Optimizer, descend
 from ebmzoo.training.log import Log
@@ -14,6 +15,7 @@ __all__ = [
     "Averaged",
     "Batch",
     "Batches",
+    "ContrastiveLearner",
     "Diverged",
     "FreshNoise",
     "GoBack",

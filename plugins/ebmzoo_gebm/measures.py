@@ -13,7 +13,7 @@ from ebmzoo.classifiers import ClassifierEnergy
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
 from ebmzoo.metrics import Metric, SampledPartition
-from ebmzoo.models import Model, decoded, frozen
+from ebmzoo.models import Model, decoded, frozen, in_chunks
 from ebmzoo.samplers import Chains, settle
 from ebmzoo.store import Recipe
 
@@ -56,7 +56,7 @@ class KALE(Metric):
         if not isinstance(subject, Model):
             raise FieldError(self, "partition", "used on a trained model, not on samples of one")
         x = data.load(split).to(subject.prior.anchor)
-        energies = torch.cat([subject.energy(part) for part in x.split(1000)]).double()
+        energies = in_chunks(subject.energy, x).double()
         return float(-energies.mean() - self.partition.log(subject, rng).double())
 
     def protocol(self) -> dict[str, Any]:

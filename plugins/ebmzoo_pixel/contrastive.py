@@ -19,10 +19,9 @@ from torch import Generator, Tensor, nn
 
 from ebmzoo.energies import Energy
 from ebmzoo.fields import FieldError, not_negative, positive, within
-from ebmzoo.losses import contrastive, energy_l2
 from ebmzoo.models import Box, Flat, Model, Prior, frozen
 from ebmzoo.samplers import Schedule, settle_with_report
-from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend
+from ebmzoo.training import Adam, ContrastiveLearner, Learner, Method, Optimizer
 
 
 @runtime_checkable
@@ -183,40 +182,20 @@ class ContrastiveLearning(Method):
 
     def learner(self, model: Model) -> Learner:
         """Returns the learner of the energy."""
-        return ContrastiveLearner(model, self)
+        return DataChainsLearner(model, self)
 
 
-class ContrastiveLearner(Learner):
-    """Lowers the energy of data and raises that of samples."""
+class DataChainsLearner(ContrastiveLearner):
+    """Learns from chains in data space."""
 
     def __init__(self, model: Model, method: ContrastiveLearning):
-        self.optimizer = method.optimizer.over(model.energy.parameters())
-        super().__init__(model, {"optimizer": self.optimizer})
+        super().__init__(model, method.optimizer.over(model.energy.parameters()), method.l2)
         self.method = method
 
-    def step(self, batches: Batches, rng: Generator) -> dict[str, Tensor]:
-        """Makes one update of the energy."""
-        x = batches.draw().data
-        samples, report = self._samples(self.method.chains * len(x), rng)
-        data_energy, sample_energy = self.model.energy(x), self.model.energy(samples)
-        loss = contrastive(data_energy, sample_energy)
-        held = self.method.l2 * energy_l2(data_energy, sample_energy)
-        norm = descend(self.optimizer, loss + held)
-        return {
-            "energy_data": data_energy.detach().mean(),
-            "energy_samples": sample_energy.detach().mean(),
-            "energy_gap": -loss.detach(),
-            "gradient_norm": norm,
-            **report,
-            "energies/data": data_energy.detach(),
-            "energies/samples": sample_energy.detach(),
-            "samples": samples,
-        }
-
     @torch.no_grad()
-    def _samples(self, count: int, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Moves chains on; returns where they end, (count, *), and what there is to say of the last step."""
-        position, places = self.method.memory.begin(self.model, count, rng)
+    def samples(self, count: int, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Moves chains on; returns where they end, (chains count, *), and what to say of the last step."""
+        position, places = self.method.memory.begin(self.model, self.method.chains * count, rng)
         with frozen(self.model):
             target = self.model.target(self.method.beta)
             position, report = settle_with_report(self.method.schedule, target, position, rng)

@@ -20,10 +20,9 @@ from torch import Generator, Tensor
 
 from ebmzoo.energies import Energy
 from ebmzoo.fields import not_negative, positive
-from ebmzoo.losses import contrastive, energy_l2
 from ebmzoo.models import Model, check_makes, frozen
 from ebmzoo.samplers import FromPrior, Schedule, Start, settle_with_report
-from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend
+from ebmzoo.training import Adam, ContrastiveLearner, Learner, Method, Optimizer
 
 
 @dataclass(frozen=True)
@@ -70,34 +69,15 @@ class Tilting(Method):
         return TiltingLearner(model, self)
 
 
-class TiltingLearner(Learner):
-    """Lowers the energy of data and raises that of samples."""
+class TiltingLearner(ContrastiveLearner):
+    """Learns from short chains in latent space."""
 
     def __init__(self, model: Model, method: Tilting):
-        self.optimizer = method.optimizer.over(model.energy.parameters())
-        super().__init__(model, {"optimizer": self.optimizer})
+        super().__init__(model, method.optimizer.over(model.energy.parameters()), method.l2)
         self.method = method
 
-    def step(self, batches: Batches, rng: Generator) -> dict[str, Tensor]:
-        """Makes one update of the energy."""
-        x = batches.draw().data
-        samples, chains = self._samples(len(x), rng)
-        data_energy, sample_energy = self.model.energy(x), self.model.energy(samples)
-        loss = contrastive(data_energy, sample_energy)
-        norm = descend(self.optimizer, loss + self.method.l2 * energy_l2(data_energy, sample_energy))
-        return {
-            "energy_data": data_energy.detach().mean(),
-            "energy_samples": sample_energy.detach().mean(),
-            "energy_gap": -loss.detach(),
-            "gradient_norm": norm,
-            **chains,
-            "energies/data": data_energy.detach(),
-            "energies/samples": sample_energy.detach(),
-            "samples": samples,
-        }
-
     @torch.no_grad()
-    def _samples(self, count: int, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def samples(self, count: int, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Runs the chains; returns samples (count, *shape) and what there is to say of the last step."""
         position = self.method.start.position(self.model, count, rng)
         with frozen(self.model):
