@@ -1,9 +1,9 @@
 r"""Time per step of samplers, as multiples of what no sampler can do without: one gradient of the potential.
 
 Every contender moves the same number of chains on the same potential :math:`U(u) = -\log \rho(u) + E(g(u))`,
-without the constants and the walls of a flat prior; ours alone looks where the walls are. Weights are frozen
-for all. Contenders take turns within one run, in a new order every round, so that what else the machine does
-falls on all of them; the table holds medians over rounds.
+without constants; in data space there is no prior. Weights are frozen for all. Contenders take turns within
+one run, in a new order every round, so that what else the machine does falls on all of them; the table holds
+medians over rounds.
 
 The floors are bare gradients with nothing around them, in three forms: eager with contiguous weights, eager
 with channels-last weights, and ``torch.func.grad_and_value`` compiled. All three evaluate the potential and
@@ -36,7 +36,7 @@ from torch import Generator, Tensor, nn
 
 from ebmzoo.energies import ConvEnergy, Energy, MLPEnergy, ResidualEnergy
 from ebmzoo.generators import ConvGenerator
-from ebmzoo.models import Box, Model, StandardNormal
+from ebmzoo.models import Flat, Model, StandardNormal
 from ebmzoo.runtime import keep_freed_memory
 from ebmzoo.samplers import HMC, MALA, Kernel, KineticLangevin, Langevin
 
@@ -61,7 +61,7 @@ Seconds = dict[str, float]
 
 @dataclass(frozen=True)
 class Case:
-    """A potential and a number of chains: on a box in data space, or in the latent space of a decoder.
+    """A potential and a number of chains: in data space without a prior, or in the latent space of a decoder.
 
     Arguments:
         title: What it is, for the reader.
@@ -81,7 +81,7 @@ class Case:
         """Returns the model, always with the same weights."""
         torch.manual_seed(0)
         if self.latent is None:
-            prior, decoder = Box(self.shape), nn.Identity()
+            prior, decoder = Flat(self.shape), nn.Identity()
         else:
             prior, decoder = StandardNormal((self.latent,)), ConvGenerator().build(self.latent, self.shape)
         return Model(prior, decoder, self.energy.energy(self.shape)).requires_grad_(False)

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from laws import COUNT, Gaussian, Law, Skewed, assert_follows, assert_normal_scores, generator
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebmzoo.energies import ConvEnergy, MLPEnergy, ResidualEnergy
 from ebmzoo.generators import ConvGenerator, MLPGenerator
 from ebmzoo.models import (
     Box,
+    Flat,
     Model,
     NoEnergy,
     Prior,
@@ -80,6 +81,27 @@ def test_priors_draw_what_they_say(prior: Prior):
         assert_follows(Gaussian((0.0, 0.0), (1.0, 1.0)), drawn)
     assert torch.equal(prior.draw(5, generator(3)), prior.draw(5, generator(3)))
     assert not torch.equal(prior.draw(5, generator(3)), prior.draw(5, generator(4)))
+
+
+class Triangular(Prior):
+    """A prior that does not know its score: each coordinate has the density 1 - |u|."""
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        return (1 - u.abs()).log().flatten(1).sum(1)
+
+    def draw(self, count: int, rng: Generator) -> Tensor:
+        pairs = torch.rand(2, count, *self.shape, generator=rng, dtype=self.anchor.dtype)
+        return pairs[0] - pairs[1]
+
+
+@pytest.mark.parametrize(
+    "prior", [*PRIORS.values(), Flat((2,)), Triangular((2,))], ids=[*PRIORS, "flat", "triangular"]
+)
+def test_the_score_of_a_prior_is_the_gradient_of_its_log_density(prior: Prior):
+    u = prior.double().draw(5, generator(20))
+    gradient = torch.randn(u.shape, generator=generator(21), dtype=u.dtype)
+    _, score = value_and_grad(prior.log_prob, u)
+    torch.testing.assert_close(prior.plus_score(gradient, u), gradient + score)
 
 
 def test_a_prior_goes_where_its_model_goes():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ebmzoo.models.model import CompiledTarget, Model, Target
+from ebmzoo.models.model import Model, Target, Tilted
 
 
 def value_and_grad(target: Target, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,12 +25,12 @@ def value_and_grad(target: Target, u: Tensor) -> tuple[Tensor, Tensor]:
         u: The points :math:`u`, of shape (B, *).
     """
     _count(gradients=u.shape[0])
-    if isinstance(target, CompiledTarget):
+    if isinstance(target, Tilted):
         return target.value_and_grad(u)
     with torch.enable_grad():
         u = u.detach().requires_grad_()
         value = target(u)
-        if not value.requires_grad:  # flat, as a box is by itself
+        if not value.requires_grad:  # flat, as the density of a box is
             return value, torch.zeros_like(u, requires_grad=False)
         (gradient,) = torch.autograd.grad(value.sum(), u)
     return value.detach(), gradient

@@ -58,6 +58,7 @@ class Tilted:
 
     def __init__(self, model: Model, beta: float):
         self.model, self.beta = model, beta
+        self.minus_beta = model.prior.anchor.new_full((), -beta)  # a number would be built into a graph
 
     def __call__(self, u: Tensor) -> Tensor:
         """Returns the values, of shape (B,), for points of shape (B, *).
@@ -65,18 +66,31 @@ class Tilted:
         Raises:
             ValueError: If the energy does not give one number for each point, which would couple the chains.
         """
-        return torch.sub(*_terms(self.model, u), alpha=self.beta)
+        return torch.sub(self.model.prior.log_prob(u), _energies(self.model, u), alpha=self.beta)
+
+    def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the values (B,) and their gradients (B, *), neither with a graph.
+
+        Only the energy is differentiated by autograd; the prior knows its score.
+        """
+        prior, u = self.model.prior, u.detach()
+        with torch.enable_grad():
+            point = u.detach().requires_grad_()
+            energy = _energies(self.model, point)
+            (gradient,) = torch.autograd.grad(energy, point, self.minus_beta.expand(len(u)))
+        value = torch.sub(prior.log_prob(u), energy.detach(), alpha=self.beta)
+        return value.detach(), prior.plus_score(gradient, u).detach()
 
 
-def _terms(model: Model, u: Tensor) -> tuple[Tensor, Tensor]:
-    log_prior, energy = model.prior.log_prob(u), model.energy(model.decoder(u))
-    if energy.shape != log_prior.shape:
-        expected, found = tuple(log_prior.shape), tuple(energy.shape)
+def _energies(model: Model, u: Tensor) -> Tensor:
+    energy = model.energy(model.decoder(u))
+    if energy.shape != u.shape[:1]:
+        expected, found = tuple(u.shape[:1]), tuple(energy.shape)
         raise ValueError(f"an energy should return one number for each point, {expected}, not {found}")
-    return log_prior, energy
+    return energy
 
 
-class CompiledTarget:
+class CompiledTarget(Tilted):
     r"""The same target, with its value and gradient in one graph made by ``torch.compile``.
 
     The first call on a shape takes some 25 s on a CPU; PyTorch keeps the generated code on disk, so a later
@@ -85,35 +99,26 @@ class CompiledTarget:
     rounding.
     """
 
-    def __init__(self, model: Model, beta: float):
-        self.eager = Tilted(model, beta)
-        self.beta = model.prior.anchor.new_tensor(beta)  # a number would be built into the graph
-
-    def __call__(self, u: Tensor) -> Tensor:
-        """Returns the values, of shape (B,), for points of shape (B, *)."""
-        return self.eager(u)
-
     def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the values (B,) and their gradients (B, *)."""
-        return _compiled_value_and_grad(self.eager.model, self.beta, u)
+        """Returns the values (B,) and their gradients (B, *), neither with a graph."""
+        return _compiled_value_and_grad(self.model, self.minus_beta, u)
 
 
-def _functional_value_and_grad(model: Model, beta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+def _functional_value_and_grad(model: Model, minus_beta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     def total(u: Tensor) -> tuple[Tensor, Tensor]:
-        log_prior, energy = _terms(model, u)
-        value = log_prior - beta * energy
+        value = minus_beta * _energies(model, u)
         return value.sum(), value
 
     gradient, (_, value) = torch.func.grad_and_value(total, has_aux=True)(u)
-    return value, gradient
+    return model.prior.log_prob(u) + value, model.prior.plus_score(gradient, u)
 
 
 _compiled: dict[str, Callable[[Model, Tensor, Tensor], tuple[Tensor, Tensor]]] = {}
 
 
-def _compiled_value_and_grad(model: Model, beta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+def _compiled_value_and_grad(model: Model, minus_beta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     if "graph" not in _compiled:  # importing the compiler takes seconds, so only who asks for it pays
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         _compiled["graph"] = torch.compile(_functional_value_and_grad, dynamic=False)
     with torch.no_grad():  # one graph, whether or not the caller records gradients
-        return _compiled["graph"](model, beta, u.detach())
+        return _compiled["graph"](model, minus_beta, u.detach())

@@ -28,6 +28,14 @@ class Prior(nn.Module, ABC):
     def log_prob(self, u: Tensor) -> Tensor:
         r"""Returns :math:`\log \rho(u)`, of shape (B,), for points of shape (B, *shape)."""
 
+    def plus_score(self, gradient: Tensor, u: Tensor) -> Tensor:
+        r"""Returns ``gradient`` :math:`+ \nabla \log \rho(u)`, all three of shape (B, *shape).
+
+        Every step of a chain asks for it, so a prior that knows its score in closed form says so. Here it is
+        derived from :meth:`log_prob`.
+        """
+        return gradient + torch.func.grad(lambda point: self.log_prob(point).sum())(u)
+
     @abstractmethod
     def draw(self, count: int, rng: Generator) -> Tensor:
         """Returns ``count`` independent points, of shape (count, *shape)."""
@@ -40,6 +48,10 @@ class StandardNormal(Prior):
         """Returns the log-densities, of shape (B,)."""
         constant = 0.5 * math.log(2 * math.pi) * math.prod(self.shape)
         return -0.5 * u.flatten(1).square().sum(1) - constant
+
+    def plus_score(self, gradient: Tensor, u: Tensor) -> Tensor:
+        """Returns ``gradient - u``."""
+        return gradient - u
 
     def draw(self, count: int, rng: Generator) -> Tensor:
         """Returns ``count`` independent points, of shape (count, *shape)."""
@@ -67,6 +79,10 @@ class Flat(Prior):
         """Returns zeros, of shape (B,)."""
         return u.new_zeros(len(u))
 
+    def plus_score(self, gradient: Tensor, u: Tensor) -> Tensor:
+        """Returns ``gradient``."""
+        return gradient
+
     def draw(self, count: int, rng: Generator) -> Tensor:
         """Returns ``count`` independent points to begin at, of shape (count, *shape)."""
         noise = torch.randn(
@@ -91,11 +107,15 @@ class Box(Prior):
         self.low, self.high = low, high
 
     def log_prob(self, u: Tensor) -> Tensor:
-        """Returns the log-densities, of shape (B,). Their gradient is zero, so they carry no graph."""
+        """Returns the log-densities, of shape (B,). They carry no graph."""
         points = u.detach().flatten(1)
         inside = (points.clamp(self.low, self.high) == points).all(1)
         density = -math.log(self.high - self.low) * math.prod(self.shape)
         return inside.to(points.dtype).log_().add_(density)  # log 0 = -inf
+
+    def plus_score(self, gradient: Tensor, u: Tensor) -> Tensor:
+        """Returns ``gradient``: the density is flat inside, and has no slope outside."""
+        return gradient
 
     def draw(self, count: int, rng: Generator) -> Tensor:
         """Returns ``count`` independent points, of shape (count, *shape)."""
