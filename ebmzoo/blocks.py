@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 
@@ -59,3 +60,34 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, inputs, H, W) to (B, outputs, H, W), or to half the height and width."""
         return self.pool(self.skip(x) + self.residual(x))
+
+
+class Highway(nn.Module):
+    r"""A highway layer, :math:`h \mapsto t \max(0, A h) + (1 - t) h` with :math:`t = \sigma(B h)`.
+
+    A and B are 1×1 convolutions. It begins close to the identity: the biases of B are -1.
+
+    References:
+        | Highway Networks (Srivastava, Greff & Schmidhuber, 2015), https://arxiv.org/abs/1505.00387
+
+    Arguments:
+        channels: The number of channels.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.value, self.gate = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 1)
+        nn.init.constant_(self.gate.bias, -1.0)  # type: ignore[arg-type]
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Maps (B, channels, H, W) to the same shape."""
+        return torch.lerp(h, self.value(h).relu(), self.gate(h).sigmoid())
+
+
+def image_shape(owner: object, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Returns channels, height and width, or raises ValueError in the name of ``owner`` if there are none."""
+    if len(shape) != 3:
+        raise ValueError(
+            f"{type(owner).__name__} is for images of shape (C, H, W), not for data of shape {shape}"
+        )
+    return shape

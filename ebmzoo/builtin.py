@@ -76,6 +76,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             metrics.InceptionScore,
             metrics.FID,
             metrics.NegativeLogLikelihood,
+            metrics.BitsPerDimension,
         ],
         "networks": [
             generators.MLPGenerator,
@@ -85,6 +86,8 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             energies.ConvEnergy,
             energies.ResidualEnergy,
             energies.FlowEnergy,
+            flows.Glow,
+            flows.LatentGlow,
             flows.RealNVP,
             flows.MADE,
             flows.MAF,

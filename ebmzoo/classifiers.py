@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from ebmzoo.energies import image_shape
+from ebmzoo.blocks import image_shape
 from ebmzoo.fields import positive
 from ebmzoo.models import Box, Model
 from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from ebmzoo.blocks import ResidualBlock, leaky, mlp
+from ebmzoo.blocks import ResidualBlock, image_shape, leaky, mlp
 from ebmzoo.fields import FieldError, not_negative, positive
 from ebmzoo.flows import Flow
 from ebmzoo.generators import Generator
@@ -206,12 +206,3 @@ class GlobalSum(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns the sums."""
         return x.sum((2, 3))
-
-
-def image_shape(owner: object, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Returns channels, height and width, or raises ValueError in the name of ``owner`` if there are none."""
-    if len(shape) != 3:
-        raise ValueError(
-            f"{type(owner).__name__} is for images of shape (C, H, W), not for data of shape {shape}"
-        )
-    return shape

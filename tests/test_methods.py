@@ -23,7 +23,7 @@ from ebmzoo.store import Store
 from ebmzoo.training import Adam, Batches, fit
 from ebmzoo.training.checkpoint import Progress, Run
 from ebmzoo.training.learner import state_of
-from ebmzoo_bases.vae import Bernoulli, Gaussian, VAELearner, kl_to_standard_normal
+from ebmzoo_bases.vae import Bernoulli, Gaussian, NormalPosterior, VAELearner, kl_to_standard_normal
 from ebmzoo_tilting.tilting import Tilting
 
 every_method = pytest.mark.parametrize("trained", METHODS.values(), ids=METHODS)
@@ -233,7 +233,7 @@ def test_likelihoods_are_those_of_torch(shape: tuple[int, ...]):
     torch.testing.assert_close(Bernoulli().log_prob(black_and_white, mean), coins)
 
 
-class Posterior(nn.Module):
+class Exact(nn.Module):
     r"""The exact posterior of :math:`x = W z + \sigma \epsilon` where the columns of W are orthogonal."""
 
     def __init__(self, w: Tensor, sigma: float):
@@ -258,9 +258,10 @@ def test_the_bound_is_the_evidence_at_the_exact_posterior():
     evidence = distributions.MultivariateNormal(torch.zeros(3), w @ w.T + sigma**2 * torch.eye(3)).log_prob(x)
     decoder = nn.Linear(2, 3, bias=False)
     decoder.weight = nn.Parameter(w)
-    model = Model(StandardNormal((2,)), decoder, NoEnergy())
+    posterior = NormalPosterior(Exact(w, sigma))
+    model = Model(StandardNormal((2,)), decoder, NoEnergy(), posterior=posterior)
     count = 40_000
-    learner = VAELearner(model, Posterior(w, sigma), Gaussian(sigma), SGD(1e-12).over(decoder.parameters()))
+    learner = VAELearner(model, Gaussian(sigma), SGD(1e-12).over(decoder.parameters()))
     batches = Batches(x.expand(count, 3), None, count, generator(0))
     report = learner.step(batches, generator(1))
     rest = evidence.item() + report["kl"].item()
@@ -273,9 +274,9 @@ def test_the_bound_is_the_evidence_at_the_exact_posterior():
 def test_a_worse_posterior_gives_a_lower_bound():
     """By the divergence from the exact one, which for a shift by one standard deviation is one half."""
     w, sigma, count = torch.tensor([[1.0], [0.5]]), 0.6, 40_000
-    model = Model(StandardNormal((1,)), nn.Linear(1, 2, bias=False), NoEnergy())
-    model.decoder.weight = nn.Parameter(w)
-    exact = Posterior(w, sigma)
+    decoder = nn.Linear(1, 2, bias=False)
+    decoder.weight = nn.Parameter(w)
+    exact = Exact(w, sigma)
 
     class Shifted(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -285,7 +286,8 @@ def test_a_worse_posterior_gives_a_lower_bound():
     x = torch.tensor([[0.7, -1.1]])
     bounds = []
     for encoder in (exact, Shifted()):
-        learner = VAELearner(model, encoder, Gaussian(sigma), SGD(1e-12).over(model.decoder.parameters()))
+        model = Model(StandardNormal((1,)), decoder, NoEnergy(), posterior=NormalPosterior(encoder))
+        learner = VAELearner(model, Gaussian(sigma), SGD(1e-12).over(decoder.parameters()))
         report = learner.step(Batches(x.expand(count, 2), None, count, generator(0)), generator(1))
         bounds.append(report["kl"] - Gaussian(sigma).log_prob(x, report["decoded"]))
     assert_sample_mean(bounds[1] - bounds[0], 0.5)

@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from ebmzoo.classifiers import Classifier
 from ebmzoo.data.dataset import Dataset, check_split
 from ebmzoo.energies import ConvEnergy, Energy, MLPEnergy, ResidualEnergy
-from ebmzoo.flows import MAF, RealNVP
+from ebmzoo.flows import MAF, Glow, LatentGlow, RealNVP
 from ebmzoo.generators import ConvGenerator, MLPGenerator
 from ebmzoo.metrics import Metric
 from ebmzoo.models import Model, NoEnergy, StandardNormal
@@ -38,10 +38,11 @@ from ebmzoo.training import (
     Scheduled,
     descend,
 )
-from ebmzoo_bases.dcgan import DCGANEnergy, DCGANGenerator
+from ebmzoo_bases.dcgan import DCGANEncoder, DCGANEnergy, DCGANGenerator
 from ebmzoo_bases.encoders import ConvEncoder, MLPEncoder
 from ebmzoo_bases.flow import FlowLikelihood
 from ebmzoo_bases.gan import GAN, BetweenPenalty, DataPenalty, Hinge
+from ebmzoo_bases.latent import GLF, SecondStage
 from ebmzoo_bases.sngan import (
     SNGANConvEnergy,
     SNGANConvGenerator,
@@ -249,6 +250,16 @@ METHODS = {
     "Real NVP": Trained(FlowLikelihood(RealNVP(2, 8, 1)), PLANE, 5, 16),
     "MAF, its rate scheduled": Trained(
         Scheduled(FlowLikelihood(MAF(1, 8, 1)), Milestones((2, 4), 0.5)), PLANE, 5, 16
+    ),
+    "Glow": Trained(FlowLikelihood(Glow(2, 1, 4), dequantisation=2 / 255), PICTURES, 5, 16),
+    "GLF": Trained(
+        GLF(4, DCGANGenerator(4, 3), DCGANEncoder(4, 3), LatentGlow(1, 8), Bernoulli()), PICTURES, 5, 16
+    ),
+    "Two-stage VAE": Trained(
+        SecondStage(VAE(2, MLPGenerator(8, 1), MLPEncoder(8, 1), Gaussian(0.1))), PLANE, 5, 16, VAES["VAE"]
+    ),
+    "VAE and flow": Trained(
+        SecondStage(FlowLikelihood(LatentGlow(1, 8))), PICTURES, 5, 16, VAES["VAE, Bernoulli pictures"]
     ),
     "GEBM": Trained(
         GEBM(MLPEnergy(16, 2), MLPGenerator(16, 2), 3, penalties=(GradientPenalty(0.1),), energy_steps=2),

@@ -3,7 +3,12 @@
 from ebmzoo.metrics.distances import EMD, MMD, SlicedWasserstein
 from ebmzoo.metrics.fidelity import FrechetDistance, KernelDistance, Precision, Recall
 from ebmzoo.metrics.inception import FID, InceptionScore
-from ebmzoo.metrics.likelihood import ExactPartition, NegativeLogLikelihood, SampledPartition
+from ebmzoo.metrics.likelihood import (
+    BitsPerDimension,
+    ExactPartition,
+    NegativeLogLikelihood,
+    SampledPartition,
+)
 from ebmzoo.metrics.metric import Metric, check_finite
 from ebmzoo.metrics.modes import HighQuality, HighQualitySpread, ModeBalance, ModesFound
 
@@ -11,6 +16,7 @@ __all__ = [
     "EMD",
     "FID",
     "MMD",
+    "BitsPerDimension",
     "ExactPartition",
     "FrechetDistance",
     "HighQuality",

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
 from ebmzoo.metrics.metric import Metric
-from ebmzoo.models import Model, NoEnergy, Normalised, evaluated, in_chunks, log_base
+from ebmzoo.models import Model, NoEnergy, Normalised, dequantised, evaluated, in_chunks, log_base
 from ebmzoo.store import Recipe
 
 
@@ -106,10 +106,65 @@ class NegativeLogLikelihood(Metric):
         if not isinstance(subject, Model):
             raise FieldError(self, "partition", "used on a trained model, not on samples of one")
         x = data.load(split).to(subject.prior.anchor)
-        energies = in_chunks(subject.energy, x)
-        likelihoods = log_base(subject, x).double() - energies.double()
-        return float(self.partition.log(subject, rng).double() - likelihoods.mean())
+        return negative_log_likelihood(subject, x, self.partition, rng)
 
     def protocol(self) -> dict[str, Any]:
         """Returns what moves the value."""
         return {"unit": "nats", "partition": type(self.partition).__name__}
+
+
+@dataclass(frozen=True)
+class BitsPerDimension(Metric):
+    r"""How many bits a coordinate of discrete data takes under a model of continuous data, at most.
+
+    .. math:: -\frac{1}{d \log 2} \, \mathbb{E}_p \left[ \log \pi(x + w \epsilon) + d \log w \right]
+
+    with one uniform draw of the noise :math:`\epsilon` for each datum of the split.
+
+    References:
+        | A note on the evaluation of generative models (Theis, van den Oord & Bethge, 2016), Section 3.1
+        | https://arxiv.org/abs/1511.01844
+
+    Arguments:
+        width: The distance :math:`w` between two values of a coordinate, such as 2 / 255 of images of bytes.
+        partition: How the model's log-partition is found.
+    """
+
+    lower_is_better: ClassVar[bool] = True
+    of_model: ClassVar[bool] = True
+    width: float = 2 / 255
+    partition: Partition = ExactPartition()
+
+    def __post_init__(self) -> None:
+        positive(self, "width")
+
+    @property
+    def label(self) -> str:
+        """The name that a table prints."""
+        return "bits/dim"
+
+    @torch.no_grad()
+    def value(
+        self, subject: Any, /, data: Dataset, split: str, get: Callable[[Recipe], Any], rng: Generator
+    ) -> float:
+        """Returns the bits of one coordinate.
+
+        Raises:
+            FieldError: If samples are scored.
+            ValueError: If the model's density is not known.
+        """
+        if not isinstance(subject, Model):
+            raise FieldError(self, "partition", "used on a trained model, not on samples of one")
+        x = dequantised(data.load(split).to(subject.prior.anchor), self.width, rng)
+        nats = negative_log_likelihood(subject, x, self.partition, rng)
+        return nats / (math.prod(data.shape) * math.log(2)) - math.log2(self.width)
+
+    def protocol(self) -> dict[str, Any]:
+        """Returns what moves the value."""
+        return {"width": self.width, "partition": type(self.partition).__name__}
+
+
+def negative_log_likelihood(model: Model, x: Tensor, partition: Partition, rng: Generator) -> float:
+    """Returns the mean negative log-likelihood of data (N, *) under a model, in nats."""
+    likelihoods = log_base(model, x).double() - in_chunks(model.energy, x).double()
+    return float(partition.log(model, rng).double() - likelihoods.mean())

@@ -16,7 +16,7 @@ Signs, once for the whole package: a low energy is a likely point; a critic's lo
 minimised; :math:`\beta` is an *inverse* temperature and multiplies the energy only, never the prior.
 """
 
-from ebmzoo.models.density import Invertible, Normalised, log_base
+from ebmzoo.models.density import Invertible, Normalised, dequantised, log_base
 from ebmzoo.models.evaluation import (
     Evaluations,
     check_makes,
@@ -29,17 +29,21 @@ from ebmzoo.models.evaluation import (
     value_and_grad,
 )
 from ebmzoo.models.model import CompiledTarget, Model, NoEnergy, Target, Tilted
+from ebmzoo.models.posterior import Chained, Inverse, Posterior, inferred
 from ebmzoo.models.priors import Box, Flat, Prior, StandardNormal
 
 __all__ = [
     "Box",
+    "Chained",
     "CompiledTarget",
     "Evaluations",
     "Flat",
+    "Inverse",
     "Invertible",
     "Model",
     "NoEnergy",
     "Normalised",
+    "Posterior",
     "Prior",
     "StandardNormal",
     "Target",
@@ -47,10 +51,12 @@ __all__ = [
     "check_makes",
     "counting_evaluations",
     "decoded",
+    "dequantised",
     "evaluated",
     "evaluating",
     "frozen",
     "in_chunks",
+    "inferred",
     "log_base",
     "value_and_grad",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebmzoo.models.model import Model
 
@@ -55,3 +55,21 @@ def _log_base(model: Model, x: Tensor) -> Tensor:
         )
     u, log_det = model.decoder.inverse(x)
     return model.prior.log_prob(u) + log_det
+
+
+def dequantised(x: Tensor, width: float, rng: Generator) -> Tensor:
+    r"""Returns :math:`x + w \epsilon` with :math:`\epsilon` uniform on [0, 1), of the shape of x.
+
+    The density of discrete data with such noise bounds their probability:
+    :math:`\mathbb{E} \log p(x + w \epsilon) + d \log w \leq \log P(x)` in :math:`d` dimensions.
+
+    References:
+        | A note on the evaluation of generative models (Theis, van den Oord & Bethge, 2016), Section 3.1
+        | https://arxiv.org/abs/1511.01844
+
+    Arguments:
+        x: The data, of shape (N, *).
+        width: The distance :math:`w` between two values.
+        rng: The generator of the noise.
+    """
+    return torch.rand(x.shape, generator=rng, device=x.device, dtype=x.dtype).mul_(width).add_(x)

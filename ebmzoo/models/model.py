@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ebmzoo.models.posterior import Posterior
 from ebmzoo.models.priors import Prior
 
 Target = Callable[[Tensor], Tensor]
@@ -32,16 +33,26 @@ class Model(nn.Module):
         decoder: The map from :math:`u` (B, *) to data :math:`x` (B, *).
         energy: The map from data (B, *) to energies (B,).
         chains: Points (N, *) from which chains may go on, such as a replay buffer. Saved with the model.
+        posterior: The way back from data to :math:`u`, where the method learns one. Saved with the model.
     """
 
     chains: Tensor | None
+    posterior: Posterior | None
 
-    def __init__(self, prior: Prior, decoder: nn.Module, energy: nn.Module, chains: Tensor | None = None):
+    def __init__(
+        self,
+        prior: Prior,
+        decoder: nn.Module,
+        energy: nn.Module,
+        chains: Tensor | None = None,
+        posterior: Posterior | None = None,
+    ):
         super().__init__()
         self.prior = prior
         self.decoder = decoder.to(memory_format=torch.channels_last)
         self.energy = energy.to(memory_format=torch.channels_last)
         self.register_buffer("chains", chains)
+        self.register_module("posterior", posterior)
         self.compiled = False
 
     def target(self, beta: float = 1.0) -> Target:

@@ -1,7 +1,7 @@
 """Training: methods and learners, minibatches, the loop, and what it does about divergence."""
 
 from ebmzoo.training.averaging import Averaged
-from ebmzoo.training.batches import Batch, Batches
+from ebmzoo.training.batches import Batch, Batches, Mapped
 from ebmzoo.training.contrastive import ContrastiveLearner
 from ebmzoo.training.divergence import Diverged, FreshNoise, GoBack, Limit, LowerLearningRate, Stop
 from ebmzoo.training.learner import Adam, Learner, Method, Optimizer, descend
@@ -24,6 +24,7 @@ __all__ = [
     "LinearDecay",
     "Log",
     "LowerLearningRate",
+    "Mapped",
     "Method",
     "Milestones",
     "ModelSelection",

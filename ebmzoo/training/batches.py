@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -58,3 +59,29 @@ class Batches:
         self.order = state["order"].to(self.data.device)
         self.cursor = state["cursor"]
         self.rng.set_state(state["rng"])
+
+
+class Mapped(Batches):
+    """The minibatches of another object, whose data go through a map first. It has no state of its own.
+
+    Arguments:
+        batches: Where the minibatches come from.
+        change: The map, from data (B, *) to what is learnt from instead.
+    """
+
+    def __init__(self, batches: Batches, change: Callable[[Tensor], Tensor]):
+        self.batches, self.change = batches, change
+        self.batch_size = batches.batch_size
+
+    def draw(self) -> Batch:
+        """Returns the next minibatch."""
+        batch = self.batches.draw()
+        return Batch(self.change(batch.data), batch.labels)
+
+    def state(self) -> dict[str, Any]:
+        """Returns the state of the object that the minibatches come from."""
+        return self.batches.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Restores the object that the minibatches come from."""
+        self.batches.restore(state)

@@ -15,9 +15,10 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import nn
 
-from ebmzoo.energies import image_shape
+from ebmzoo.blocks import image_shape
 from ebmzoo.fields import FieldError, positive
 
 
@@ -74,6 +75,32 @@ class DCGANGenerator:
 
 
 @dataclass(frozen=True)
+class DCGANEncoder:
+    """Creates encoders that mirror the generator of DCGAN: its discriminator, with several outputs.
+
+    Arguments:
+        channels: The number of channels at half the images' resolution, doubled at each halving.
+        kernel: The side of the filters.
+    """
+
+    channels: int = 128
+    kernel: int = 5
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def encoder(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
+        """Returns a network with fresh weights, from images (B, C, H, W) to (B, outputs).
+
+        Raises:
+            ValueError: If ``shape`` is not that of an image whose sides can be halved.
+        """
+        layers, features = halvings(self, shape)
+        network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, outputs))
+        return _with_small_weights(network).to(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
 class DCGANEnergy:
     """Creates the discriminator of DCGAN, as an energy.
 
@@ -98,17 +125,24 @@ class DCGANEnergy:
         Raises:
             ValueError: If ``shape`` is not that of an image whose sides can be halved.
         """
-        sides, colours = resolutions(self, shape), shape[0]
-        widths = [self.channels * 2**k for k in range(len(sides) - 1)]
-        layers: list[nn.Module] = [self._halving(colours, widths[0]), nn.LeakyReLU(0.2)]
-        for inputs, outputs in pairwise(widths):
-            layers += [self._halving(inputs, outputs), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2)]
-        head = nn.Linear(widths[-1] * math.prod(sides[-1]), 1, bias=False)
+        layers, features = halvings(self, shape)
+        head = nn.Linear(features, 1, bias=False)
         return _with_small_weights(nn.Sequential(*layers, nn.Flatten(), head, nn.Flatten(0)))
 
-    def _halving(self, inputs: int, outputs: int) -> nn.Module:
-        padding = (self.kernel - 1) // 2
-        return nn.Conv2d(inputs, outputs, self.kernel, stride=2, padding=padding, bias=False)
+
+def halvings(owner: DCGANEncoder | DCGANEnergy, shape: tuple[int, ...]) -> tuple[list[nn.Module], int]:
+    """Returns the convolutional layers of the discriminator, and how many features they leave of an image."""
+    sides, colours = resolutions(owner, shape), shape[0]
+    widths = [owner.channels * 2**k for k in range(len(sides) - 1)]
+
+    def halving(inputs: int, outputs: int) -> nn.Module:
+        padding = (owner.kernel - 1) // 2
+        return nn.Conv2d(inputs, outputs, owner.kernel, stride=2, padding=padding, bias=False)
+
+    layers: list[nn.Module] = [halving(colours, widths[0]), nn.LeakyReLU(0.2)]
+    for inputs, outputs in pairwise(widths):
+        layers += [halving(inputs, outputs), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2)]
+    return layers, widths[-1] * math.prod(sides[-1])
 
 
 def resolutions(owner: object, shape: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -136,7 +170,7 @@ def resolutions(owner: object, shape: tuple[int, ...]) -> list[tuple[int, int]]:
     return found
 
 
-def _check(architecture: DCGANGenerator | DCGANEnergy) -> None:
+def _check(architecture: DCGANGenerator | DCGANEncoder | DCGANEnergy) -> None:
     positive(architecture, "channels")
     if architecture.kernel < 2:
         raise FieldError(architecture, "kernel", "at least 2, so that strided filters miss no pixel")

@@ -8,8 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from ebmzoo.blocks import leaky, mlp
-from ebmzoo.energies import image_shape
+from ebmzoo.blocks import image_shape, leaky, mlp
 from ebmzoo.fields import not_negative, positive
 
 

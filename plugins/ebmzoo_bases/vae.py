@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ebmzoo.fields import positive
 from ebmzoo.generators import Generator
-from ebmzoo.models import Model, NoEnergy, StandardNormal
+from ebmzoo.models import Model, NoEnergy, Posterior, StandardNormal
 from ebmzoo.samplers.kernel import noise_like
 from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend
 from ebmzoo_bases.encoders import Encoder
@@ -97,34 +97,57 @@ class VAE(Method):
         positive(self, "latent")
 
     def model(self, shape: tuple[int, ...], base: Model | None) -> Model:
-        """Builds the decoder under a standard normal prior, without an energy."""
+        """Builds decoder and encoder under a standard normal prior, without an energy."""
         del base
-        return Model(StandardNormal((self.latent,)), self.generator.build(self.latent, shape), NoEnergy())
+        decoder = self.generator.build(self.latent, shape)
+        posterior = NormalPosterior(self.encoder.encoder(shape, 2 * self.latent))
+        return Model(StandardNormal((self.latent,)), decoder, NoEnergy(), posterior=posterior)
 
     def learner(self, model: Model) -> Learner:
-        """Returns the learner, which has the encoder."""
-        with torch.no_grad():
-            shape = model.decoder(torch.zeros(1, self.latent, device=model.prior.anchor.device)).shape[1:]
-        encoder = self.encoder.encoder(tuple(shape), 2 * self.latent).to(model.prior.anchor.device)
-        optimizer = self.optimizer.over([*model.decoder.parameters(), *encoder.parameters()])
-        return VAELearner(model, encoder, self.likelihood, optimizer)
+        """Returns the learner."""
+        return VAELearner(model, self.likelihood, self.optimizer.over(model.parameters()))
+
+
+class NormalPosterior(Posterior):
+    r"""The posterior :math:`\mathcal{N}(\mu(x), \mathrm{diag}\, \sigma^2(x))`.
+
+    Arguments:
+        encoder: The network from data (B, *) to :math:`\mu` and :math:`\log \sigma`, (B, 2 D).
+    """
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Returns :math:`\mu` and :math:`\log \sigma`, both of shape (B, D)."""
+        mu, log_sigma = self.encoder(x).chunk(2, 1)
+        return mu, log_sigma
+
+    def draw(self, x: Tensor, rng: RandomGenerator) -> Tensor:
+        """Returns one draw for each datum, of shape (B, D)."""
+        mu, log_sigma = self(x)
+        return drawn(mu, log_sigma, rng)
+
+
+def drawn(mu: Tensor, log_sigma: Tensor, rng: RandomGenerator) -> Tensor:
+    r"""Returns a draw of :math:`\mathcal{N}(\mu, \sigma^2)`, differentiable in both, of the shape of both."""
+    return mu + log_sigma.exp() * noise_like(mu, rng)
 
 
 class VAELearner(Learner):
     """Raises the evidence lower bound."""
 
-    def __init__(
-        self, model: Model, encoder: nn.Module, likelihood: Likelihood, optimizer: torch.optim.Optimizer
-    ):
-        super().__init__(model, {"encoder": encoder, "optimizer": optimizer})
-        self.encoder, self.likelihood, self.optimizer = encoder, likelihood, optimizer
+    def __init__(self, model: Model, likelihood: Likelihood, optimizer: torch.optim.Optimizer):
+        super().__init__(model, {"optimizer": optimizer})
+        self.likelihood, self.optimizer = likelihood, optimizer
 
     def step(self, batches: Batches, rng: RandomGenerator) -> dict[str, Tensor]:
         """Makes one update."""
         x = batches.draw().data
-        mu, log_sigma = self.encoder(x).chunk(2, 1)
-        z = mu + log_sigma.exp() * noise_like(mu, rng)
-        decoded = self.model.decoder(z)
+        assert self.model.posterior is not None
+        mu, log_sigma = self.model.posterior(x)
+        decoded = self.model.decoder(drawn(mu, log_sigma, rng))
         reconstruction = self.likelihood.log_prob(x, decoded).mean()
         divergence = kl_to_standard_normal(mu, log_sigma).mean()
         loss = divergence - reconstruction
