@@ -73,6 +73,8 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             metrics.KernelDistance,
             metrics.Precision,
             metrics.Recall,
+            metrics.Density,
+            metrics.Coverage,
             metrics.InceptionScore,
             metrics.FID,
             metrics.NegativeLogLikelihood,

@@ -253,6 +253,10 @@ class Score(Recipe):
         """Returns the same recipe for the subject with ``index`` added to its seeds; the metric stays."""
         return dataclasses.replace(self, subject=self.subject.reseeded(index))
 
+    def needs(self) -> tuple[Recipe, ...]:
+        """Returns the recipes among the fields' values, and what else the metric compares with."""
+        return tuple(dict.fromkeys((*super().needs(), *self.metric.needs(self.subject.data, self.split))))
+
     def make(self, store: Store, folder: Path) -> dict[str, Any]:
         """Scores the subject.
 

@@ -64,7 +64,6 @@ HOMES = {
 
 ANY_KEYWORD = {
     "ebmzoo.config.build": "gin calls it with whatever is bound",
-    "ebmzoo.metrics.extraction": "torch-fidelity calls it with arguments that change from release to release",
 }
 """Where a function takes ``**keywords``, and why."""
 

@@ -6,22 +6,24 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 from torch import Generator, Tensor, nn
+from torchvision.transforms.functional import to_pil_image
 
 from ebmzoo import config
 from ebmzoo.data import Dataset
 from ebmzoo.data.dataset import DataError, check_split
 from ebmzoo.fields import FieldError
-from ebmzoo.metrics import FID, FrechetDistance, InceptionScore, Metric, extraction
-from ebmzoo.models import Model, StandardNormal
-from ebmzoo.store import Recipe, Store
+from ebmzoo.metrics import FID, InceptionScore, Metric, extraction, features
+from ebmzoo.metrics.features import DataFeatures
+from ebmzoo.store import Recipe
 
 NAME = "weights-inception-2015-12-05-6726825d.pth"
 
@@ -41,37 +43,13 @@ class Pictures(Dataset):
         return 2 * torch.rand(self.count, *self.shape, generator=rng) - 1
 
 
-@dataclass(frozen=True)
-class Named(Recipe):
-    """A recipe that names a stand-in and makes none."""
-
-    artifact: ClassVar[str] = "artifact.none"
-    name: str
-
-    def make(self, store: Store, folder: Path) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def open(self, store: Store, kept: Path) -> Any:
-        raise NotImplementedError
-
-
-class StandIn(nn.Module):
-    """Features by a formula."""
-
-    def __init__(self, formula: Callable[[Tensor], Tensor]):
-        super().__init__()
-        self.formula = formula
-
-    def features(self, x: Tensor) -> Tensor:
-        return self.formula(x)
-
-
 PIXELS = Pictures()
 
 
 def score(metric: Metric, samples: Tensor, data: Dataset = PIXELS) -> float:
     def get(recipe: Recipe) -> Any:
-        raise AssertionError("Inception is no artifact of the store")
+        assert isinstance(recipe, DataFeatures), "Inception is no artifact of the store"
+        return recipe.computed(get)
 
     return metric.value(samples, data, "test", get, Generator().manual_seed(0))
 
@@ -91,13 +69,17 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[Tensor], Tensor]], None]:
-    """Puts a formula in the place of Inception."""
+def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Tensor], Tensor]], None]:
+    """Puts a formula of images in [-1, 1] in the place of Inception."""
 
-    def put(name: str, formula: Callable[[Tensor], Tensor]) -> None:
-        model = Model(StandardNormal((1,)), nn.Identity(), StandIn(formula))
-        known = {"feature_extractor": extraction.registered(model, Named(name), 3)}
-        monkeypatch.setattr("ebmzoo.metrics.inception.inception", lambda metric: known)
+    def put(formula: Callable[[Tensor], Tensor]) -> None:
+        def network(images: Tensor) -> tuple[Tensor, Tensor]:
+            features = formula(images.float() / 127.5 - 1).double()
+            return features, features
+
+        monkeypatch.setattr(extraction, "inception_weights", lambda metric: Path("none"))
+        monkeypatch.setattr(extraction, "inception", lambda metric, device: network)
+        monkeypatch.setattr(features, "_remembered", OrderedDict())
 
     return put
 
@@ -134,10 +116,10 @@ def test_a_damaged_file_is_named_with_its_digest(hub: Path, monkeypatch: pytest.
     with pytest.raises(
         DataError, match=rf"{NAME} \(damaged or another file: its SHA-256 begins with {digest}"
     ):
-        extraction.inception("FID")
+        extraction.inception_weights("FID")
     monkeypatch.setenv("EBMZOO_INCEPTION", str(hub.parent / "elsewhere.pth"))
     with pytest.raises(DataError, match=r"elsewhere\.pth \(absent\)"):
-        extraction.inception("FID")
+        extraction.inception_weights("FID")
 
 
 def test_the_first_whole_file_is_taken(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,9 +130,9 @@ def test_the_first_whole_file_is_taken(hub: Path, tmp_path: Path, monkeypatch: p
     other = tmp_path / "other.pth"
     other.write_bytes(whole)
     monkeypatch.setenv("EBMZOO_INCEPTION", str(other))
-    assert extraction.inception("IS")["feature_extractor_weights_path"] == str(other)
+    assert extraction.inception_weights("IS") == other
     hub.write_bytes(whole)
-    assert extraction.inception("IS")["feature_extractor_weights_path"] == str(hub)
+    assert extraction.inception_weights("IS") == hub
 
 
 def test_the_digest_is_of_the_file_that_torch_fidelity_downloads() -> None:
@@ -176,6 +158,46 @@ def test_torch_fidelity_takes_the_file(hub: Path, monkeypatch: pytest.MonkeyPatc
     assert 1 <= score(InceptionScore(splits=1), samples) <= 2
 
 
+def test_numbers_are_those_of_torch_fidelity_on_the_same_files(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its own Inception, of random weights, over folders of pictures."""
+    import torch_fidelity
+    from torch_fidelity import feature_extractor_inceptionv3 as theirs
+
+    hub.parent.mkdir(parents=True)
+    with monkeypatch.context() as patch, torch.random.fork_rng():
+        torch.manual_seed(0)
+        patch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda self, weights: None)
+        patch.setattr(theirs, "load_state_dict_from_url", lambda url, progress: {})
+        torch.save(theirs.FeatureExtractorInceptionV3("any", ["2048"]).state_dict(), hub)
+    monkeypatch.setattr(extraction, "INCEPTION_SHA256", hashlib.sha256(hub.read_bytes()).hexdigest())
+    data = Pictures(6, (3, 8, 8))
+    samples = 0.7 * data.load("valid")[:4]
+    for name, images in (("samples", samples), ("data", data.load("test"))):
+        (tmp_path / name).mkdir()
+        for index, image in enumerate(features.eight_bit(images)):
+            to_pil_image(image).save(tmp_path / name / f"{index}.png")
+    expected = torch_fidelity.calculate_metrics(
+        input1=str(tmp_path / "samples"),
+        input2=str(tmp_path / "data"),
+        feature_extractor_weights_path=str(hub),
+        fid=True,
+        isc=True,
+        isc_splits=2,
+        isc_shuffle=False,
+        cuda=False,
+        cache=False,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    assert score(FID(), samples, data) == pytest.approx(expected["frechet_inception_distance"], rel=1e-6)
+    found = features.sample_features(samples, features.InceptionFeatures(), lambda recipe: None)
+    by_hand = [part.double().softmax(1) for part in found[extraction.LOGITS].chunk(2)]
+    scores = [(p * (p / p.mean(0)).log()).sum(1).mean().exp().item() for p in by_hand]
+    assert expected["inception_score_mean"] == pytest.approx(sum(scores) / 2, rel=1e-6)
+
+
 # The scores.
 
 
@@ -188,7 +210,7 @@ def test_they_are_offered_by_name() -> None:
 
 
 def test_an_undecided_classifier_gives_one(looks: Any) -> None:
-    looks("undecided", lambda x: torch.zeros(len(x), 10))
+    looks(lambda x: torch.zeros(len(x), 10))
     assert score(InceptionScore(), PIXELS.load("valid")) == pytest.approx(1, abs=1e-12)
 
 
@@ -201,7 +223,7 @@ def test_a_sure_classifier_of_balanced_classes_gives_their_number(looks: Any, cl
         index = ((x[:, 0, 0, 0] + 0.5) * 100).round().long()
         return 30 * nn.functional.one_hot(index, classes).float()
 
-    looks(f"sure of {classes}", logits)
+    looks(logits)
     assert score(InceptionScore(splits=1), samples) == pytest.approx(classes, rel=1e-9)
     alike = samples[:1].expand(60, 3, 4, 4)
     assert score(InceptionScore(), alike) == pytest.approx(1, abs=1e-9)
@@ -216,7 +238,7 @@ def test_a_half_sure_classifier_gives_the_formula(looks: Any) -> None:
         sign = x[:, 0, 0, 0].sign()
         return torch.stack([sign, -sign], 1) * 0.5 * math.log(p / (1 - p))
 
-    looks("half sure", logits)
+    looks(logits)
     entropy = -p * math.log(p) - (1 - p) * math.log(1 - p)
     assert score(InceptionScore(splits=1), samples) == pytest.approx(2 * math.exp(-entropy), rel=1e-6)
 
@@ -225,18 +247,17 @@ def test_fid_is_the_frechet_distance(looks: Any) -> None:
     def formula(x: Tensor) -> Tensor:
         return x.flatten(1)[:, :5]
 
-    looks("five pixels", formula)
+    looks(formula)
     samples = 0.5 * PIXELS.load("valid") + 0.2
-    model = Model(StandardNormal((1,)), nn.Identity(), StandIn(formula))
-    same = FrechetDistance("five", Named("five pixels")).value(
-        samples, PIXELS, "test", lambda recipe: model, Generator()
-    )
-    assert score(FID(), samples) == same > score(FID(), PIXELS.load("valid"))
+    five = [formula(features.eight_bit(x).double() / 127.5 - 1) for x in (samples, PIXELS.load("test"))]
+    same = extraction.frechet_distance(*five)
+    assert score(FID(), samples) == pytest.approx(same, rel=1e-6)
+    assert same > score(FID(), PIXELS.load("valid"))
     assert abs(score(FID(), PIXELS.load("test"))) < 1e-8
 
 
 def test_fid_compares_with_as_many_data_as_it_is_told(looks: Any) -> None:
-    looks("seven pixels", lambda x: x.flatten(1)[:, :7])
+    looks(lambda x: x.flatten(1)[:, :7])
     samples = PIXELS.load("valid")
     fewer = dataclasses.replace(PIXELS, count=40)
     assert torch.equal(fewer.load("test"), PIXELS.load("test")[:40])
@@ -249,7 +270,7 @@ def test_fid_compares_with_as_many_data_as_it_is_told(looks: Any) -> None:
 
 @both
 def test_the_same_twice_and_global_random_states_are_left_alone(metric: Metric, looks: Any) -> None:
-    looks("sums", lambda x: x.flatten(2).sum(2))
+    looks(lambda x: x.flatten(2).sum(2))
     state, samples = torch.random.get_rng_state(), PIXELS.load("valid")
     assert score(metric, samples) == score(metric, samples)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -257,7 +278,7 @@ def test_the_same_twice_and_global_random_states_are_left_alone(metric: Metric, 
 
 @both
 def test_what_cannot_be_scored_is_refused(metric: Metric, looks: Any) -> None:
-    looks("sums again", lambda x: x.flatten(2).sum(2))
+    looks(lambda x: x.flatten(2).sum(2))
     samples = PIXELS.load("valid")
     with pytest.raises(ValueError, match=r"images \(1 or 3, H, W\) are needed; Pictures holds \(2, 4, 4\)"):
         score(metric, samples[:, :2], Pictures(shape=(2, 4, 4)))
@@ -268,14 +289,14 @@ def test_what_cannot_be_scored_is_refused(metric: Metric, looks: Any) -> None:
 
 
 def test_grey_images_are_scored(looks: Any) -> None:
-    looks("grey", lambda x: x.flatten(2).sum(2))
+    looks(lambda x: x.flatten(2).sum(2))
     grey = Pictures(shape=(1, 4, 4))
     assert score(InceptionScore(), grey.load("valid"), grey) == pytest.approx(1, abs=1e-6)
     assert math.isfinite(score(FID(), grey.load("valid"), grey))
 
 
 def test_parts_must_not_be_empty(looks: Any) -> None:
-    looks("parts", lambda x: x.flatten(2).sum(2))
+    looks(lambda x: x.flatten(2).sum(2))
     with pytest.raises(ValueError, match="splits is 10, but there are 9 samples"):
         score(InceptionScore(), PIXELS.load("valid")[:9])
     with pytest.raises(FieldError, match=r"InceptionScore\.splits"):

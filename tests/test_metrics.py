@@ -24,6 +24,8 @@ from ebmzoo.fields import FieldError
 from ebmzoo.metrics import (
     EMD,
     MMD,
+    Coverage,
+    Density,
     FrechetDistance,
     HighQuality,
     HighQualitySpread,
@@ -36,7 +38,7 @@ from ebmzoo.metrics import (
     SlicedWasserstein,
     check_finite,
 )
-from ebmzoo.metrics.extraction import check_options, eight_bit, registered
+from ebmzoo.metrics.features import DataFeatures, eight_bit
 from ebmzoo.models import Model, StandardNormal
 from ebmzoo.store import Recipe, Store, canonical, describe
 
@@ -89,9 +91,18 @@ class Pixels(nn.Module):
         return self.features(x)
 
 
-def opens(*weights: float) -> Callable[[Recipe], Model]:
+def opens(*weights: float) -> Callable[[Recipe], Any]:
     """Returns a store's ``get`` that knows one classifier."""
-    return lambda recipe: Model(StandardNormal((1,)), nn.Identity(), Pixels(*weights or (1.0,)))
+    return knows(Model(StandardNormal((1,)), nn.Identity(), Pixels(*weights or (1.0,))))
+
+
+def knows(model: Model) -> Callable[[Recipe], Any]:
+    """Returns a store's ``get`` that knows a classifier and makes features of data."""
+
+    def get(recipe: Recipe) -> Any:
+        return recipe.computed(get) if isinstance(recipe, DataFeatures) else model
+
+    return get
 
 
 LATTICE = TwentyFiveGaussians(5000)
@@ -109,6 +120,8 @@ CASES: list[tuple[Metric, Dataset]] = [
     (FrechetDistance("pixels", Classifier()), IMAGES),
     (KernelDistance("pixels", Classifier(), subsets=5, subset_size=100), IMAGES),
     (Precision(Classifier()), IMAGES),
+    (Density(Classifier()), IMAGES),
+    (Coverage(Classifier()), IMAGES),
     (Recall(Classifier()), IMAGES),
 ]
 case = pytest.mark.parametrize(("metric", "data"), CASES, ids=lambda value: type(value).__name__)
@@ -382,15 +395,13 @@ def levels(images: Tensor) -> np.ndarray:
     return (eight_bit(images)[:, :1].double() / 127.5 - 1).flatten(1).numpy()
 
 
-def test_eight_bit_rounds_clips_and_replicates() -> None:
+def test_eight_bit_rounds_and_clips() -> None:
     images = torch.tensor([-2.0, -1.0, 0.001, 1.0, 2.0]).view(5, 1, 1, 1)
     levels = eight_bit(images)
     assert levels.dtype == torch.uint8
-    assert levels.shape == (5, 3, 1, 1)
-    assert levels[:, 0].flatten().tolist() == levels[:, 2].flatten().tolist() == [0, 0, 128, 255, 255]
-    assert torch.equal(eight_bit(images.expand(5, 3, 1, 1)), levels)
+    assert levels.flatten().tolist() == [0, 0, 128, 255, 255]
     exact = torch.tensor([[0, 51], [102, 255]]).view(1, 1, 2, 2)
-    assert torch.equal(eight_bit(exact / 127.5 - 1)[0, 1].int(), exact[0, 0].int())
+    assert torch.equal(eight_bit(exact / 127.5 - 1).int(), exact.int())
 
 
 def test_frechet_distance_is_its_formula() -> None:
@@ -461,6 +472,32 @@ def near(points: np.ndarray, others: np.ndarray, k: int) -> float:
     return float((np.linalg.norm(points[:, None] - others, axis=2) <= radii).any(1).mean())
 
 
+@pytest.mark.parametrize("k", [1, 5])
+def test_density_and_coverage_are_their_definitions(k: int) -> None:
+    weights = [math.sqrt(prime) for prime in (2, 3, 5, 7)]
+    samples = 0.5 * IMAGES.load("valid")[:150] + 0.1
+    x, y = weights * levels(samples), weights * levels(IMAGES.load("test"))
+    radii = np.sort(np.linalg.norm(y[:, None] - y, axis=2), axis=1)[:, k]
+    within = np.linalg.norm(x[:, None] - y, axis=2) <= radii
+    found = [
+        score(kind(Classifier(), k), samples, IMAGES, get=opens(*weights)) for kind in (Density, Coverage)
+    ]
+    # pixels of 8 bits make some ties, which single precision breaks
+    assert found == pytest.approx([within.sum() / (k * len(x)), within.any(0).mean()], abs=5e-3)
+
+
+def test_density_and_coverage_of_perfect_useless_and_duplicated_samples() -> None:
+    density, coverage, real = Density(Classifier()), Coverage(Classifier()), IMAGES.load("test")
+    assert score(coverage, real, IMAGES) == 1
+    assert score(density, real, IMAGES) >= 1  # each datum is near itself, which no sample would be
+    fresh = IMAGES.load("valid")
+    assert score(density, fresh, IMAGES) == pytest.approx(1, abs=0.1)
+    assert score(coverage, fresh, IMAGES) == pytest.approx(1 - 2**-5, abs=0.05)
+    far = 0.01 * fresh[:100] - 0.99
+    assert score(density, far, IMAGES) == score(coverage, far, IMAGES) == 0
+    assert score(coverage, real[:1].expand(100, 1, 2, 2), IMAGES) < 0.1
+
+
 @pytest.mark.parametrize("k", [1, 3])
 def test_precision_and_recall_are_their_definitions(k: int) -> None:
     weights = [math.sqrt(prime) for prime in (2, 3, 5, 7)]  # so that 8-bit pixels make no ties
@@ -490,22 +527,11 @@ def test_each_classifier_gives_its_own_features_under_one_recipe() -> None:
     assert score(metric, samples, IMAGES, get=opens(1.0)) == once
 
 
-def test_a_classifier_is_made_known_once() -> None:
-    model = opens(3.0)(Classifier())
-    assert registered(model, Classifier(), 1) == registered(model, Classifier(), 1)
-    assert registered(model, Classifier(), 1) != registered(model, Classifier("other"), 1)
-
-
 def test_a_classifier_is_not_changed() -> None:
     model = opens()(Classifier()).train()
-    score(FrechetDistance("pixels", Classifier()), IMAGES.load("valid"), IMAGES, get=lambda recipe: model)
+    score(FrechetDistance("pixels", Classifier()), IMAGES.load("valid"), IMAGES, get=knows(model))
     assert model.energy.training
     assert model.energy.weight.requires_grad
-
-
-def test_an_option_that_torch_fidelity_does_not_know_is_refused() -> None:
-    with pytest.raises(ValueError, match="no option kid_subset_sise"):
-        check_options({"kid": True, "kid_subset_sise": 10})
 
 
 @pytest.mark.parametrize(
@@ -536,3 +562,39 @@ def test_features_that_are_not_finite_give_no_number() -> None:
         if data is IMAGES:
             with pytest.raises(ValueError, match="the features are not finite"):
                 score(metric, IMAGES.load("valid"), IMAGES, get=opens(math.nan))
+
+
+# Features, and how often they are made.
+
+
+class Counting(Pixels):
+    """Counts the images that pass."""
+
+    passed = 0
+
+    def features(self, x: Tensor) -> Tensor:
+        self.passed += len(x)
+        return super().features(x)
+
+
+def test_each_image_is_looked_at_once(tmp_path: Path) -> None:
+    """For all metrics together; the data again for no other samples."""
+    energy = Counting(1.0)
+    model = Model(StandardNormal((1,)), nn.Identity(), energy)
+    made: dict[Recipe, Any] = {}
+
+    def get(recipe: Recipe) -> Any:
+        if not isinstance(recipe, DataFeatures):
+            return model
+        if recipe not in made:
+            made[recipe] = recipe.computed(get)
+        return made[recipe]
+
+    metrics = [FrechetDistance("x", Classifier()), Precision(Classifier()), Coverage(Classifier())]
+    samples = 0.9 * IMAGES.load("valid")
+    for metric in metrics:
+        assert metric.needs(IMAGES, "test") == metrics[0].needs(IMAGES, "test")
+        score(metric, samples, IMAGES, get=get)
+    assert energy.passed == len(samples) + IMAGES.count
+    score(metrics[0], 0.8 * samples, IMAGES, get=get)
+    assert energy.passed == 2 * len(samples) + IMAGES.count

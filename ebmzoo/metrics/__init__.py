@@ -1,7 +1,7 @@
 """Metrics: numbers that say how good samples, or models, are."""
 
 from ebmzoo.metrics.distances import EMD, MMD, SlicedWasserstein
-from ebmzoo.metrics.fidelity import FrechetDistance, KernelDistance, Precision, Recall
+from ebmzoo.metrics.fidelity import Coverage, Density, FrechetDistance, KernelDistance, Precision, Recall
 from ebmzoo.metrics.inception import FID, InceptionScore
 from ebmzoo.metrics.likelihood import (
     BitsPerDimension,
@@ -17,6 +17,8 @@ __all__ = [
     "FID",
     "MMD",
     "BitsPerDimension",
+    "Coverage",
+    "Density",
     "ExactPartition",
     "FrechetDistance",
     "HighQuality",

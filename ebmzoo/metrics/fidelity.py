@@ -1,14 +1,15 @@
 r"""Distances between samples and data in the features of a classifier.
 
 The classifier is an artifact of the store like any other, so its features are not those of Inception and the
-numbers are not those known as FID and KID; hence other names. torch-fidelity computes them, as
-:mod:`ebmzoo.metrics.extraction` says.
+numbers are not those known as FID and KID; hence other names. torch-fidelity computes most of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,13 +17,41 @@ from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
-from ebmzoo.metrics.extraction import Pair, protocol
+from ebmzoo.metrics.extraction import frechet_distance, kernel_distance, precision_and_recall
+from ebmzoo.metrics.features import ClassifierFeatures, Compared, DataFeatures, Get, compared
 from ebmzoo.metrics.metric import Metric
 from ebmzoo.store import Recipe
 
 
+class OfFeatures(Metric):
+    """A metric of the features that a classifier of the store makes."""
+
+    features: Recipe
+
+    def needs(self, data: Dataset, split: str) -> tuple[Recipe, ...]:
+        """Returns the features of the split."""
+        return (self._of(data, split),)
+
+    def protocol(self) -> dict[str, Any]:
+        """Returns what moves the value."""
+        return {**ClassifierFeatures(self.features).protocol(), "data": "the whole split"}
+
+    def compared(
+        self, samples: Tensor, data: Dataset, split: str, get: Get, at_least: int, needs: str
+    ) -> Compared:
+        """Returns the features of samples (N, *) and of the split.
+
+        Raises:
+            ValueError: If either are fewer than ``at_least``, for which ``needs`` asks, or no finite images.
+        """
+        return compared(samples, self._of(data, split), get, "features", at_least, needs)
+
+    def _of(self, data: Dataset, split: str) -> DataFeatures:
+        return DataFeatures(data, split, ClassifierFeatures(self.features))
+
+
 @dataclass(frozen=True)
-class FrechetDistance(Metric):
+class FrechetDistance(OfFeatures):
     r"""The Fréchet distance between Gaussians fitted to features of samples and of data.
 
     .. math:: \| m_1 - m_2 \|^2 + \mathrm{tr}\left( C_1 + C_2 - 2 (C_1 C_2)^{1/2} \right)
@@ -49,20 +78,13 @@ class FrechetDistance(Metric):
         """The name that a table prints."""
         return f"FD-{self.name}"
 
-    def value(
-        self, samples: Tensor, data: Dataset, split: str, get: Callable[[Recipe], Any], rng: Generator
-    ) -> float:
+    def value(self, samples: Tensor, data: Dataset, split: str, get: Get, rng: Generator) -> float:
         """Returns the distance, in squared units of the features."""
-        pair = Pair(samples, data, split, at_least=2, needs="a covariance")
-        return pair.measure({"fid": True}, "frechet_inception_distance", get(self.features), self.features)
-
-    def protocol(self) -> dict[str, Any]:
-        """Returns what moves the value."""
-        return _protocol(self.features)
+        return frechet_distance(*self.compared(samples, data, split, get, 2, "a covariance"))
 
 
 @dataclass(frozen=True)
-class KernelDistance(Metric):
+class KernelDistance(OfFeatures):
     r"""The squared maximum mean discrepancy of features under a cubic kernel, averaged over random subsets.
 
     .. math:: k(a, b) = \left( \langle a, b \rangle / D + 1 \right)^3
@@ -96,32 +118,55 @@ class KernelDistance(Metric):
         """The name that a table prints."""
         return f"KD-{self.name}"
 
-    def value(
-        self, samples: Tensor, data: Dataset, split: str, get: Callable[[Recipe], Any], rng: Generator
-    ) -> float:
+    def value(self, samples: Tensor, data: Dataset, split: str, get: Get, rng: Generator) -> float:
         """Returns the squared discrepancy."""
-        pair = Pair(samples, data, split, at_least=self.subset_size, needs="subset_size")
+        pair = self.compared(samples, data, split, get, self.subset_size, "subset_size")
         seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
-        options = {
-            "kid": True,
-            "kid_subsets": self.subsets,
-            "kid_subset_size": self.subset_size,
-            "kid_kernel": "poly",
-            "kid_kernel_poly_degree": 3,
-            "kid_kernel_poly_gamma": None,
-            "kid_kernel_poly_coef0": 1,
-            "rng_seed": seed,
-        }
-        return pair.measure(options, "kernel_inception_distance_mean", get(self.features), self.features)
+        return kernel_distance(*pair, self.subsets, self.subset_size, seed)
 
     def protocol(self) -> dict[str, Any]:
         """Returns what moves the value."""
         sizes = {"subsets": self.subsets, "subset_size": self.subset_size}
-        return {**_protocol(self.features), **sizes, "kernel": "(<a, b> / D + 1)^3"}
+        return {**super().protocol(), **sizes, "kernel": "(<a, b> / D + 1)^3"}
 
 
 @dataclass(frozen=True)
-class Precision(Metric):
+class Neighbourhoods(OfFeatures):
+    """A metric of which points lie within the distance of another to its k-th nearest neighbour.
+
+    Arguments:
+        features: The recipe of the classifier, as for :class:`FrechetDistance`.
+        neighbours: The number k.
+    """
+
+    lower_is_better: ClassVar[bool] = False
+    features: Recipe
+    neighbours: int = 3
+
+    def __post_init__(self) -> None:
+        positive(self, "neighbours")
+
+    @property
+    def label(self) -> str:
+        """The name that a table prints."""
+        return type(self).__name__.lower()
+
+    def value(self, samples: Tensor, data: Dataset, split: str, get: Get, rng: Generator) -> float:
+        """Returns the share."""
+        pair = self.compared(samples, data, split, get, self.neighbours + 1, "neighbours")
+        return self.share(*pair)
+
+    @abstractmethod
+    def share(self, samples: Tensor, data: Tensor) -> float:
+        """Returns the share, for features (N, D) of samples and (M, D) of data."""
+
+    def protocol(self) -> dict[str, Any]:
+        """Returns what moves the value."""
+        return {**super().protocol(), "neighbours": self.neighbours, "ties": "<="}
+
+
+@dataclass(frozen=True)
+class Precision(Neighbourhoods):
     r"""The share of samples that lie near data.
 
     .. math:: \frac{1}{n} \# \{ i : \| x_i - y_j \| \leq r_k(y_j) \ \text{for some} \ j \}
@@ -139,33 +184,13 @@ class Precision(Metric):
         neighbours: The number k.
     """
 
-    lower_is_better: ClassVar[bool] = False
-    features: Recipe
-    neighbours: int = 3
-
-    def __post_init__(self) -> None:
-        positive(self, "neighbours")
-
-    @property
-    def label(self) -> str:
-        """The name that a table prints."""
-        return "precision"
-
-    def value(
-        self, samples: Tensor, data: Dataset, split: str, get: Callable[[Recipe], Any], rng: Generator
-    ) -> float:
+    def share(self, samples: Tensor, data: Tensor) -> float:
         """Returns the share, from 0 to 1."""
-        pair = Pair(samples, data, split, at_least=self.neighbours + 1, needs="neighbours")
-        options = {"prc": True, "prc_neighborhood": self.neighbours}
-        return pair.measure(options, "precision", get(self.features), self.features)
-
-    def protocol(self) -> dict[str, Any]:
-        """Returns what moves the value."""
-        return {**_protocol(self.features), "neighbours": self.neighbours, "ties": "<="}
+        return precision_and_recall(samples, data, self.neighbours)[0]
 
 
 @dataclass(frozen=True)
-class Recall(Metric):
+class Recall(Neighbourhoods):
     r"""The share of data that lie near samples: :class:`Precision` with samples and data exchanged.
 
     .. math:: \frac{1}{m} \# \{ j : \| x_i - y_j \| \leq r_k(x_i) \ \text{for some} \ i \}
@@ -178,30 +203,66 @@ class Recall(Metric):
         neighbours: The number k.
     """
 
-    lower_is_better: ClassVar[bool] = False
-    features: Recipe
-    neighbours: int = 3
-
-    def __post_init__(self) -> None:
-        positive(self, "neighbours")
-
-    @property
-    def label(self) -> str:
-        """The name that a table prints."""
-        return "recall"
-
-    def value(
-        self, samples: Tensor, data: Dataset, split: str, get: Callable[[Recipe], Any], rng: Generator
-    ) -> float:
+    def share(self, samples: Tensor, data: Tensor) -> float:
         """Returns the share, from 0 to 1."""
-        pair = Pair(samples, data, split, at_least=self.neighbours + 1, needs="neighbours")
-        options = {"prc": True, "prc_neighborhood": self.neighbours}
-        return pair.measure(options, "recall", get(self.features), self.features)
-
-    def protocol(self) -> dict[str, Any]:
-        """Returns what moves the value."""
-        return {**_protocol(self.features), "neighbours": self.neighbours, "ties": "<="}
+        return precision_and_recall(samples, data, self.neighbours)[1]
 
 
-def _protocol(features: Recipe) -> dict[str, Any]:
-    return {**protocol(features.key), "data": "the whole split"}
+@dataclass(frozen=True)
+class Density(Neighbourhoods):
+    r"""How many data a sample is near to, compared with k: about one for samples like the data.
+
+    .. math:: \frac{1}{k n} \sum_i \# \{ j : \| x_i - y_j \| \leq r_k(y_j) \}
+
+    It is not bounded by one: samples that gather where data are dense exceed it. Unlike :class:`Precision` it
+    does not depend on a single outlier among the data, whose neighbourhood is large.
+
+    References:
+        | Reliable Fidelity and Diversity Metrics for Generative Models (Naeem et al., 2020)
+        | https://arxiv.org/abs/2002.09797
+
+    Arguments:
+        features: The recipe of the classifier, as for :class:`FrechetDistance`.
+        neighbours: The number k.
+    """
+
+    neighbours: int = 5
+
+    def share(self, samples: Tensor, data: Tensor) -> float:
+        """Returns the density."""
+        return sum(float(near.sum()) for near in _near(samples, data, self.neighbours)) / (
+            self.neighbours * len(samples)
+        )
+
+
+@dataclass(frozen=True)
+class Coverage(Neighbourhoods):
+    r"""The share of data in whose neighbourhood there is a sample.
+
+    .. math:: \frac{1}{m} \# \{ j : \| x_i - y_j \| \leq r_k(y_j) \ \text{for some} \ i \}
+
+    For samples of the data's own law it is :math:`1 - 2^{-k}` on average where both are many and as many.
+
+    References:
+        | Reliable Fidelity and Diversity Metrics for Generative Models (Naeem et al., 2020), Section 3.3
+        | https://arxiv.org/abs/2002.09797
+
+    Arguments:
+        features: The recipe of the classifier, as for :class:`FrechetDistance`.
+        neighbours: The number k.
+    """
+
+    neighbours: int = 5
+
+    def share(self, samples: Tensor, data: Tensor) -> float:
+        """Returns the share, from 0 to 1."""
+        covered = sum(int(near.any(1).sum()) for near in _near(samples, data, self.neighbours))
+        return covered / len(data)
+
+
+def _near(samples: Tensor, data: Tensor, neighbours: int, chunk: int = 1000) -> Iterator[Tensor]:
+    """Yields which samples lie near data, a chunk of data at a time, each of shape (chunk, N)."""
+    cdist = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")  # copies are at no distance
+    for part in data.split(chunk):
+        radii = cdist(part, data).kthvalue(neighbours + 1, dim=1).values  # the nearest is itself
+        yield cdist(part, samples) <= radii[:, None]

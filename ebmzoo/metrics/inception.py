@@ -8,7 +8,6 @@ Network and weights are torch-fidelity's port of the TensorFlow graph of 2015. N
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,18 +16,16 @@ from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
-from ebmzoo.metrics.extraction import (
-    INCEPTION_SHA256,
-    Images,
-    Pair,
-    calculated,
+from ebmzoo.metrics.extraction import LOGITS, POOLING, frechet_distance, inception_score
+from ebmzoo.metrics.features import (
+    DataFeatures,
+    Get,
+    InceptionFeatures,
     check_images,
-    eight_bit,
-    inception,
-    protocol,
+    compared,
+    sample_features,
 )
 from ebmzoo.metrics.metric import Metric
-from ebmzoo.store import Recipe
 
 
 @dataclass(frozen=True)
@@ -61,32 +58,25 @@ class InceptionScore(Metric):
 
     def check_ready(self) -> None:
         """Raises DataError unless Inception's weights are here."""
-        inception(self.label)
+        InceptionFeatures().check_ready(self.label)
 
-    def value(
-        self, samples: Tensor, data: Dataset, split: str, get: Callable[[Recipe], Any], rng: Generator
-    ) -> float:
+    def value(self, samples: Tensor, data: Dataset, split: str, get: Get, rng: Generator) -> float:
         """Returns the score.
 
         Raises:
             ValueError: If there are fewer samples than parts.
         """
-        del split, get
-        extractor = inception(self.label)
+        del split
+        self.check_ready()
         check_images(samples, data)
         if len(samples) < self.splits:
             raise ValueError(f"splits is {self.splits}, but there are {len(samples)} samples")
-        options = {
-            "isc": True,
-            "isc_splits": self.splits,
-            "rng_seed": int(torch.randint(2**31, (), generator=rng, device=rng.device)),
-            "input1": Images(eight_bit(samples)),
-        }
-        return calculated({**extractor, **options}, "inception_score_mean", samples.is_cuda)
+        seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
+        return inception_score(sample_features(samples, InceptionFeatures(), get)[LOGITS], self.splits, seed)
 
     def protocol(self) -> dict[str, Any]:
         """Returns what moves the value."""
-        return {**_protocol("logits_unbiased"), "splits": self.splits}
+        return {**InceptionFeatures().protocol(), "layer": LOGITS, "splits": self.splits}
 
 
 @dataclass(frozen=True)
@@ -118,23 +108,20 @@ class FID(Metric):
 
     def check_ready(self) -> None:
         """Raises DataError unless Inception's weights are here."""
-        inception(self.label)
+        InceptionFeatures().check_ready(self.label)
 
-    def value(
-        self, samples: Tensor, data: Dataset, split: str, get: Callable[[Recipe], Any], rng: Generator
-    ) -> float:
+    def value(self, samples: Tensor, data: Dataset, split: str, get: Get, rng: Generator) -> float:
         """Returns the distance, in squared units of the features."""
-        del get, rng
-        extractor = inception(self.label)
-        pair = Pair(samples, data, split, at_least=2, needs="a covariance", count=self.count)
-        return pair.measure_by(extractor, {"fid": True}, "frechet_inception_distance")
+        del rng
+        self.check_ready()
+        (features,) = self.needs(data, split)
+        return frechet_distance(*compared(samples, features, get, POOLING, 2, "a covariance"))
+
+    def needs(self, data: Dataset, split: str) -> tuple[DataFeatures]:
+        """Returns the features of the split."""
+        return (DataFeatures(data, split, InceptionFeatures(), self.count),)
 
     def protocol(self) -> dict[str, Any]:
         """Returns what moves the value."""
-        compared = "the whole split" if self.count is None else "the first of the split"
-        return {**_protocol("2048"), "data": compared, "count": self.count}
-
-
-def _protocol(layer: str) -> dict[str, Any]:
-    size = "299×299 as TensorFlow 1 interpolates"
-    return {**protocol("inception-v3-compat", size), "layer": layer, "weights": INCEPTION_SHA256}
+        data = "the whole split" if self.count is None else "the first of the split"
+        return {**InceptionFeatures().protocol(), "layer": POOLING, "data": data, "count": self.count}

@@ -49,6 +49,11 @@ class Metric(ABC):
         """Raises DataError if a file that the metric needs is absent. Asked before all else."""
         return
 
+    def needs(self, data: Dataset, split: str) -> tuple[Recipe, ...]:
+        """Returns what else of the store a comparison with a split needs, such as features of the data."""
+        del data, split
+        return ()
+
     def described(self) -> dict[str, Any]:
         """Returns the settings in which scores must agree to be compared: all of them, for most."""
         description: dict[str, Any] = describe(self)
