@@ -27,7 +27,12 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
     )
 
     return {
-        "methods": [classifiers.Classifier, training.Averaged, training.Scheduled],
+        "methods": [
+            classifiers.Classifier,
+            classifiers.ResNetClassifier,
+            training.Averaged,
+            training.Scheduled,
+        ],
         "data": [
             data.TwentyFiveGaussians,
             data.SwissRoll,
@@ -72,6 +77,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             metrics.FrechetDistance,
             metrics.KernelDistance,
             metrics.Precision,
+            metrics.Accuracy,
             metrics.Recall,
             metrics.Density,
             metrics.Coverage,
@@ -101,6 +107,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             *(samplers.Anywhere, samplers.Sphere, samplers.SphereAsPublished, samplers.Interval),
             *(metrics.ExactPartition, metrics.SampledPartition),
             training.Adam,
+            *(classifiers.RandomShift, classifiers.RandomMirror),
             *(training.Selection, training.ModelSelection, training.Milestones, training.LinearDecay),
             *(
                 training.Stop,

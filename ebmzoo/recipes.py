@@ -154,6 +154,8 @@ class Samples(Recipe):
         count: The number of samples.
         shard: The number of samples that are drawn at once.
         seed: Together with all other fields, it determines every random number.
+        models: How many trained models the seeds of a table go round; None for one of each seed. With one,
+            the spread over seeds is that of sampling alone.
     """
 
     artifact: ClassVar[str] = "artifact.safetensors"
@@ -163,9 +165,12 @@ class Samples(Recipe):
     count: int
     shard: int = 1000
     seed: int = 0
+    models: int | None = added(None)
 
     def __post_init__(self) -> None:
         positive(self, "count", "shard")
+        if self.models is not None:
+            positive(self, "models")
         not_negative(self, "seed")
 
     @property
@@ -175,7 +180,8 @@ class Samples(Recipe):
 
     def reseeded(self, index: int) -> Samples:
         """Returns the same recipe with ``index`` added to its seed and to those of its models."""
-        return dataclasses.replace(self, model=self.model.reseeded(index), seed=self.seed + index)
+        model = self.model.reseeded(index if self.models is None else index % self.models)
+        return dataclasses.replace(self, model=model, seed=self.seed + index)
 
     def make(self, store: Store, folder: Path) -> dict[str, Any]:
         """Draws the samples."""

@@ -198,6 +198,7 @@ def test_a_record_tells_what_the_chains_did():
         "at_box": 0.0,
         "split_rhat": split_rhat(second),
         "effective_sample_size": effective_sample_size(second),
+        "autocorrelation_time": pytest.approx(10 * 200 / effective_sample_size(second)),
     }
     assert summary["split_rhat"] < 1.5
 

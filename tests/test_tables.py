@@ -94,3 +94,14 @@ def test_another_number_of_seeds():
 def test_claims_say_what_they_are_about():
     assert better().mentions() == (("a", "toy", "EMD"), ("b", "toy", "EMD"))
     assert Reaches("so", "a", "toy", "EMD", 1.0).mentions() == (("a", "toy", "EMD"),)
+
+
+def test_seeds_go_round_the_models() -> None:
+    """One model and several samplings of it, or as many models as seeds."""
+    one, two = dataclasses.replace(SUBJECT, models=1), dataclasses.replace(SUBJECT, models=2)
+    assert [SUBJECT.reseeded(index).model.seed for index in range(4)] == [0, 1, 2, 3]
+    assert [one.reseeded(index).model.seed for index in range(4)] == [0, 0, 0, 0]
+    assert [two.reseeded(index).model.seed for index in range(4)] == [0, 1, 0, 1]
+    assert len({one.reseeded(index).key for index in range(4)}) == 4
+    with pytest.raises(FieldError, match=r"Samples\.models"):
+        dataclasses.replace(SUBJECT, models=0)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from ebmzoo.classifiers import Classifier
+from ebmzoo.classifiers import Classifier, RandomMirror, RandomShift, ResNetClassifier
 from ebmzoo.data.dataset import Dataset, check_split
 from ebmzoo.energies import ConvEnergy, Energy, MLPEnergy, ResidualEnergy
 from ebmzoo.flows import MAF, Glow, LatentGlow, RealNVP
@@ -299,6 +299,9 @@ METHODS = {
         16,
     ),
     "Classifier": Trained(Classifier(classes=2, channels=4, features=8), PICTURES, 5, 16),
+    "ResNetClassifier": Trained(
+        ResNetClassifier(2, (4, 6), 1, (RandomShift(1), RandomMirror())), PICTURES, 5, 16
+    ),
     "Averaged Classifier": Trained(
         Averaged(Classifier(classes=2, channels=4, features=8), decay=0.5), PICTURES, 5, 16
     ),

@@ -1,5 +1,6 @@
 """Metrics: numbers that say how good samples, or models, are."""
 
+from ebmzoo.metrics.accuracy import Accuracy
 from ebmzoo.metrics.distances import EMD, MMD, SlicedWasserstein
 from ebmzoo.metrics.fidelity import Coverage, Density, FrechetDistance, KernelDistance, Precision, Recall
 from ebmzoo.metrics.inception import FID, InceptionScore
@@ -16,6 +17,7 @@ __all__ = [
     "EMD",
     "FID",
     "MMD",
+    "Accuracy",
     "BitsPerDimension",
     "Coverage",
     "Density",

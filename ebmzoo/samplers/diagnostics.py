@@ -97,7 +97,9 @@ class ChainRecord:
     def summary(self) -> dict[str, float]:
         r"""Returns acceptance, mean \|gradient\|, and, over the second half, split R-hat and the sample size.
 
-        R-hat and the effective sample size are those of the log-density, the one scalar every target has.
+        R-hat, the effective sample size and the integrated autocorrelation time, in steps, are those of the
+        log-density, the one scalar every target has. A time as long as the second half means that chains
+        moved nowhere in it, and that its true length is unknown.
         They are left out of records of fewer than eight steps, or whose batches differ in size. What was
         noted by name comes first.
         """
@@ -111,7 +113,8 @@ class ChainRecord:
         if len(self.log_prob) >= 8 and len({len(values) for values in self.log_prob}) == 1:
             second = torch.stack(self.log_prob[len(self.log_prob) // 2 :])
             summary["split_rhat"] = split_rhat(second)
-            summary["effective_sample_size"] = effective_sample_size(second)
+            summary["effective_sample_size"] = size = effective_sample_size(second)
+            summary["autocorrelation_time"] = second.numel() / size
         return summary
 
 

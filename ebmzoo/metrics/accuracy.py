@@ -1,0 +1,57 @@
+"""How often a classifier is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Generator, Tensor
+
+from ebmzoo.data.dataset import Dataset
+from ebmzoo.metrics.metric import Metric
+from ebmzoo.store import Recipe
+
+
+@runtime_checkable
+class Classifying(Protocol):
+    """An energy that classifies."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Returns one logit a class, (B, K), for data (B, *)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Accuracy(Metric):
+    """The percentage of a split whose class is the one with the largest logit."""
+
+    lower_is_better: ClassVar[bool] = False
+    of_model: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        """The name that a table prints."""
+        return "accuracy %"
+
+    @torch.no_grad()
+    def value(
+        self, subject: Any, /, data: Dataset, split: str, get: Callable[[Recipe], Any], rng: Generator
+    ) -> float:
+        """Returns the percentage.
+
+        Raises:
+            ValueError: If the model is no classifier, or the data have no classes.
+        """
+        del get, rng
+        labels = data.labels(split)
+        if not isinstance(subject.energy, Classifying) or labels is None:
+            raise ValueError("accuracy is that of a classifier, on data with classes")
+        x = data.load(split).to(subject.prior.anchor)
+        found = torch.cat([subject.energy.logits(part).argmax(1) for part in x.split(1000)])
+        return 100 * float((found.cpu() == labels).double().mean())
+
+    def protocol(self) -> dict[str, Any]:
+        """Returns what moves the value."""
+        return {"unit": "%", "data": "the whole split"}
