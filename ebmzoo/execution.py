@@ -42,10 +42,15 @@ def device_named(name: str) -> str:
 def selected(table: Table, rows: Sequence[str], columns: Sequence[str]) -> list[Cell]:
     """Returns the cells whose row and column match any of the patterns; no pattern matches all."""
 
-    def matches(name: str, patterns: Sequence[str]) -> bool:
-        return not patterns or name in patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
+    def taken(name: str, patterns: Sequence[str]) -> bool:
+        return not patterns or any(matches(name, pattern) for pattern in patterns)
 
-    return [c for c in table.flat() if matches(c.row, rows) and matches(c.column, columns)]
+    return [c for c in table.flat() if taken(c.row, rows) and taken(c.column, columns)]
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether the name of a row or column is a pattern, or matches it, in capitals or not."""
+    return name == pattern or fnmatchcase(name.casefold(), pattern.casefold())
 
 
 @dataclass

@@ -7,7 +7,6 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -187,11 +186,13 @@ def _patterns(options: Sequence[str], names: Collection[str], lack: str) -> list
     Raises:
         ConfigError: If nothing matches a pattern; it begins with the words of ``lack``.
     """
+    from ebmzoo.execution import matches
+
     patterns: list[str] = []
     for option in options:
         patterns += [option] if option in names else [part.strip() for part in option.split(",")]
     for pattern in patterns:
-        if pattern not in names and not any(fnmatchcase(name, pattern) for name in names):
+        if not any(matches(name, pattern) for name in names):
             hint = nearest(pattern, names) or f"; there are {', '.join(sorted(names))}"
             raise ConfigError(f"{lack} that matches {pattern!r}{hint}")
     return patterns
