@@ -82,7 +82,7 @@ class Trained(Recipe):
     def make(self, store: Store, folder: Path) -> dict[str, Any]:
         """Trains the model."""
         device = store.runtime.torch_device()
-        data, labels = self.data.load(self.split).to(device), self.data.labels(self.split)
+        data, labels = self.data.stored(self.split).to(device), self.data.labels(self.split)
         labels = None if labels is None else labels.to(device)
         with torch.random.fork_rng():
             torch.manual_seed(self.rng("weights").initial_seed())
@@ -91,7 +91,7 @@ class Trained(Recipe):
             learner = self.method.learner(model)
             done = fit(
                 learner,
-                Batches(data, labels, self.batch_size, self.rng("batches", device)),
+                Batches(data, labels, self.batch_size, self.rng("batches", device), self.data.restored),
                 self.steps,
                 self.rng("training", device),
                 folder / "checkpoint",

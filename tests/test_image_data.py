@@ -5,22 +5,35 @@ What needs the files is skipped where EBMZOO_DATA is not set or names a folder w
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import io
 import os
+import pickle
 import shutil
+import zipfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from laws import generator
+from PIL import Image
 from torch import Tensor
 
-from ebmzoo.data import CIFAR10, MNIST, DataError, FashionMNIST
-from ebmzoo.data.archives import Archive
+from ebmzoo.data import CIFAR10, CIFAR100, MNIST, SVHN, CelebA, DataError, FashionMNIST
+from ebmzoo.data.archives import Archive, _read
 from ebmzoo.data.dataset import SPLITS
+from ebmzoo.data.faces import _shrunk
+from ebmzoo.data.files import FromFiles
 from ebmzoo.store import canonical, describe
+from ebmzoo.training import Batches
 
-ALL = [MNIST(), FashionMNIST(), CIFAR10()]
+HERE = [MNIST(), FashionMNIST(), CIFAR10()]
+ALL = [*HERE, CIFAR100(), SVHN()]
 
 COUNTS = {
     MNIST: {"train": 50_000, "valid": 10_000, "test": 10_000},
@@ -33,7 +46,7 @@ def name(data: Archive) -> str:
     return type(data).__name__
 
 
-@pytest.fixture(params=ALL, ids=name)
+@pytest.fixture(params=HERE, ids=name)
 def data(request: pytest.FixtureRequest) -> Archive:
     """A set whose files are here; whether they are damaged is for its own test to say."""
     folder = os.environ.get("EBMZOO_DATA")
@@ -237,3 +250,114 @@ def test_where_the_files_are_is_no_part_of_a_description(data: Archive, monkeypa
     monkeypatch.setenv("EBMZOO_DATA", "elsewhere")
     assert canonical(describe(data)) == before
     assert type(data)() == data
+
+
+# Sets of which only files of their format are here
+
+
+def held(monkeypatch: pytest.MonkeyPatch, root: Path, data: FromFiles) -> None:
+    """Takes the files below ``root`` for the archive's."""
+    found = {file: hashlib.md5((root / file).read_bytes()).hexdigest() for file in data.files}
+    monkeypatch.setattr(type(data), "files", found)
+    monkeypatch.setenv("EBMZOO_DATA", str(root))
+
+
+@pytest.fixture
+def bytes_of() -> Callable[[int], np.ndarray]:
+    return lambda count: np.random.RandomState(count).randint(256, size=(count, 3, 32, 32)).astype(np.uint8)
+
+
+def test_cifar100_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_of: Any) -> None:
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for split, count in (("train", 60), ("test", 20)):
+        batch = {"data": bytes_of(count).reshape(count, -1), "fine_labels": list(range(count))}
+        (folder / split).write_bytes(pickle.dumps(batch))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [str(i) for i in range(100)]}))
+    held(monkeypatch, tmp_path, CIFAR100())
+    monkeypatch.setattr(CIFAR100, "held_out", 10)
+    monkeypatch.setattr("torchvision.datasets.CIFAR100._check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *unused: True)
+    check_splits(CIFAR100(), bytes_of, {"train": 50, "valid": 10, "test": 20})
+
+
+def test_svhn_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_of: Any) -> None:
+    from scipy.io import savemat
+
+    for split, count in (("train", 60), ("test", 20)):
+        labels = np.arange(count)[:, None] % 10 + 1  # the archive says 10 for zero
+        images = bytes_of(count).transpose(2, 3, 1, 0)
+        savemat(tmp_path / f"{split}_32x32.mat", {"X": images, "y": labels})
+    held(monkeypatch, tmp_path, SVHN())
+    monkeypatch.setattr(SVHN, "held_out", 10)
+    monkeypatch.setattr("torchvision.datasets.svhn.check_integrity", lambda *unused: True)
+    check_splits(SVHN(), bytes_of, {"train": 50, "valid": 10, "test": 20})
+    assert set(SVHN().labels("train").tolist()) == set(range(10))
+
+
+def check_splits(data: Archive, bytes_of: Any, counts: dict[str, int]) -> None:
+    _read.cache_clear()
+    archived = {"train": bytes_of(60)[:50], "valid": bytes_of(60)[50:], "test": bytes_of(20)}
+    for split, count in counts.items():
+        images = data.stored(split)
+        assert images.shape == (count, 3, 32, 32)
+        assert {image.numpy().tobytes() for image in images} == {each.tobytes() for each in archived[split]}
+        assert len(data.labels(split)) == count
+        torch.testing.assert_close(data.load(split), images / 127.5 - 1)
+
+
+@pytest.fixture
+def faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An archive of four faces, each of one colour in the middle and of another around it."""
+    folder = tmp_path / "celeba"
+    folder.mkdir()
+    parts = ["0", "1", "2", "0"]
+    with zipfile.ZipFile(folder / "img_align_celeba.zip", "w") as archive:
+        for index in range(4):
+            pixels = np.full((218, 178, 3), 200, np.uint8)
+            pixels[39:179, 19:159] = (10 * index, 50, 90)
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "png")  # lossless, whatever the name says
+            archive.writestr(f"img_align_celeba/{index}.jpg", buffer.getvalue())
+    lines = [f"{index}.jpg {part}" for index, part in enumerate(parts)]
+    (folder / "list_eval_partition.txt").write_text("\n".join(lines))
+    held(monkeypatch, tmp_path, CelebA())
+    _shrunk.cache_clear()
+    return folder
+
+
+def test_the_middle_of_faces_is_taken(faces: Path) -> None:
+    assert [CelebA().load(split).shape[0] for split in SPLITS] == [2, 1, 1]
+    train = CelebA().stored("train")
+    for image, red in zip(train, (0, 30), strict=True):
+        assert image.flatten(1).unique(dim=1).flatten().tolist() == [red, 50, 90]
+
+
+def test_shrunk_faces_are_kept_and_taken_from_there(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = CelebA().stored("train").clone()
+    _shrunk.cache_clear()
+    monkeypatch.setattr("ebmzoo.data.faces._decoded", None)
+    assert torch.equal(CelebA().stored("train"), first)
+    (kept,) = faces.glob("*.npy")
+    kept.write_bytes(kept.read_bytes()[:100])
+    _shrunk.cache_clear()
+    with pytest.raises(DataError, match=r"ebmzoo-train-64-of-140\.npy is damaged; delete it"):
+        CelebA().stored("train")
+
+
+def test_a_full_disk_leaves_nothing_behind(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*unused: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ebmzoo.data.faces.np.save", full)
+    with pytest.raises(DataError, match="No space left on device"):
+        CelebA().stored("train")
+    assert not [path for path in faces.iterdir() if "ebmzoo" in path.name]
+
+
+def test_minibatches_of_bytes_are_those_of_floats(faces: Path) -> None:
+    data = CelebA()
+    held = Batches(data.stored("train"), None, 2, generator(0), data.restored)
+    plain = Batches(data.load("train"), None, 2, generator(0))
+    for _ in range(3):
+        assert torch.equal(held.draw().data, plain.draw().data)

@@ -3,10 +3,10 @@
 The files lie where torchvision's own classes put them and look for them, below the data folder.
 
 The test split is the archive's. Its training set has no part to choose by, so its last images, in the
-archive's order, are the valid split: 10 000 of MNIST and Fashion-MNIST, 5 000 of CIFAR-10. Within a split the
-images are in a random order, fixed once and for all, in which any run from the beginning holds every class
-in proportion, up to one or two images. (In MNIST's own order the first half of the test set is by other
-writers than the second.)
+archive's order, are the valid split: 10 000 of MNIST and Fashion-MNIST, 5 000 of CIFAR and SVHN. Within a
+split the images are in a random order, fixed once and for all, in which any run from the beginning holds
+every class in proportion, up to one or two images. (In MNIST's own order the first half of the test set is by
+other writers than the second.)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -43,7 +43,18 @@ class Archive(FromFiles):
             DataError: If the files are absent or damaged; the message says how to get them.
             ValueError: If there is no such split.
         """
-        return self._split(split)[0].float().div_(127.5).sub_(1)
+        return self.restored(self.stored(split))
+
+    def stored(self, split: str) -> Tensor:
+        """Returns the images as bytes, of shape (N, *shape).
+
+        Every call returns a view of the same tensor, which belongs to all callers: change a copy of it.
+        """
+        return self._split(split)[0]
+
+    def restored(self, stored: Tensor) -> Tensor:
+        """Returns images in [-1, 1] for images as bytes, (B, *shape)."""
+        return stored.float().div_(127.5).sub_(1)
 
     def labels(self, split: str) -> Tensor:
         """Returns the class of each image, of shape (N,).
@@ -54,12 +65,18 @@ class Archive(FromFiles):
 
     def fetch(self, folder: Path) -> None:
         """Downloads the files, by torchvision."""
-        from torchvision import datasets
-
         for file, state in self.states(folder).items():
             if state == "damaged":
                 (folder / file).unlink()
-        getattr(datasets, type(self).__name__)(folder, download=True)
+        for training in (True, False):
+            self._torchvision(folder, training, download=True)
+
+    def _torchvision(self, folder: Path, training: bool, download: bool = False) -> tuple[Any, Any]:
+        """Returns torchvision's images, bytes (N, H, W) or (N, H, W, 3), and labels, (N,)."""
+        from torchvision import datasets
+
+        found = getattr(datasets, type(self).__name__)(folder, train=training, download=download)
+        return found.data, found.targets
 
     def _split(self, split: str) -> tuple[Tensor, Tensor]:
         check_split(split)
@@ -150,13 +167,64 @@ class CIFAR10(Archive):
         return (3, 32, 32)
 
 
+@dataclass(frozen=True)
+class CIFAR100(Archive):
+    """Photographs of a hundred classes: 45 000 to learn from, 5 000 to choose by, 10 000 to report on.
+
+    An image has 32×32 pixels.
+
+    References:
+        | Learning Multiple Layers of Features from Tiny Images (Krizhevsky, 2009), Chapter 3
+        | https://www.cs.toronto.edu/~kriz/cifar.html
+    """
+
+    files: ClassVar[Mapping[str, str | None]] = {
+        "cifar-100-python/meta": "7973b15100ade9c7d40fb424638fde48",
+        "cifar-100-python/train": "16019d7e3df5f24257cddd939b257f8d",
+        "cifar-100-python/test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    }
+    held_out: ClassVar[int] = 5_000
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image."""
+        return (3, 32, 32)
+
+
+@dataclass(frozen=True)
+class SVHN(Archive):
+    """House numbers, a digit in 32×32 pixels: 68 257 to learn from, 5 000 to choose by, 26 032 to report on.
+
+    The easier images that the archive calls extra are left out.
+
+    References:
+        | Reading Digits in Natural Images with Unsupervised Feature Learning (Netzer et al., 2011)
+        | http://ufldl.stanford.edu/housenumbers/
+    """
+
+    files: ClassVar[Mapping[str, str | None]] = {
+        "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+        "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+    }
+    held_out: ClassVar[int] = 5_000
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image."""
+        return (3, 32, 32)
+
+    def _torchvision(self, folder: Path, training: bool, download: bool = False) -> tuple[Any, Any]:
+        from torchvision import datasets
+
+        found = datasets.SVHN(folder, "train" if training else "test", download=download)
+        return found.data.transpose(0, 2, 3, 1), found.labels
+
+
 @lru_cache(maxsize=6)
 def _read(data: Archive, folder: Path, training: bool) -> tuple[Tensor, Tensor]:
     """Returns the training or test images of an archive, as bytes, and their labels, as splits order them."""
-    from torchvision import datasets
-
-    found = getattr(datasets, type(data).__name__)(folder, train=training, download=False)
-    images, labels = torch.as_tensor(found.data), torch.as_tensor(found.targets)
+    found = data._torchvision(folder, training)
+    images, labels = torch.as_tensor(found[0]), torch.as_tensor(found[1]).long()
     begin = len(labels) - data.held_out if training else 0
     parts = [np.arange(begin), np.arange(begin, len(labels))]
     order = np.concatenate([part[stratified(labels.numpy()[part], seed=0)] for part in parts])

@@ -30,6 +30,16 @@ class Dataset(ABC):
             ValueError: If there is no such split.
         """
 
+    def stored(self, split: str) -> Tensor:
+        """Returns the same data in their smallest form, such as bytes, of shape (N, *shape): what is held in
+        the memory of a device while minibatches are drawn.
+        """
+        return self.load(split)
+
+    def restored(self, stored: Tensor) -> Tensor:
+        """Returns some of what :meth:`stored` returned, (B, *shape), as :meth:`load` would return it."""
+        return stored
+
     def labels(self, split: str) -> Tensor | None:
         """Returns the class of each datum of a split, of shape (N,) as int64, or None without classes."""
         return None

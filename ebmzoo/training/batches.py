@@ -29,14 +29,23 @@ class Batches:
         labels: Their classes, of shape (N,), or None.
         batch_size: The size of every batch, at most N.
         rng: The generator of the orders; it belongs to this object alone.
+        restored: Makes of data as they are held, (B, *), what is learnt from; nothing by default.
     """
 
-    def __init__(self, data: Tensor, labels: Tensor | None, batch_size: int, rng: Generator):
+    def __init__(
+        self,
+        data: Tensor,
+        labels: Tensor | None,
+        batch_size: int,
+        rng: Generator,
+        restored: Callable[[Tensor], Tensor] = lambda data: data,
+    ):
         if batch_size > len(data):
             raise ValueError(
                 f"a batch of {batch_size} cannot be taken from {len(data)} data; lower batch_size"
             )
         self.data, self.labels, self.batch_size, self.rng = data, labels, batch_size, rng
+        self.restored = restored
         self.order = torch.empty(0, dtype=torch.long, device=data.device)
         self.cursor = 0
 
@@ -48,7 +57,7 @@ class Batches:
         index = self.order[self.cursor : self.cursor + self.batch_size]
         self.cursor += self.batch_size
         labels = None if self.labels is None else self.labels.index_select(0, index)
-        return Batch(self.data.index_select(0, index), labels)
+        return Batch(self.restored(self.data.index_select(0, index)), labels)
 
     def state(self) -> dict[str, Any]:
         """Returns what :meth:`restore` needs to go on with the same batches."""
