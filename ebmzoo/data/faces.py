@@ -106,7 +106,7 @@ def _decoded(folder: Path, split: str, side: int, crop: int) -> np.ndarray:
         for index, name in enumerate(names):
             image = Image.open(io.BytesIO(archive.read(f"img_align_celeba/{name}"))).convert("RGB")
             left, top = (image.width - crop) // 2, (image.height - crop) // 2
-            box = (left, top, left + crop, top + crop)
-            shrunk = image.resize((side, side), Image.Resampling.BILINEAR, box)
+            middle = image.crop((left, top, left + crop, top + crop))
+            shrunk = middle.resize((side, side), Image.Resampling.BILINEAR)
             images[index] = np.asarray(shrunk).transpose(2, 0, 1)
     return images
