@@ -84,7 +84,7 @@ class Trained(Recipe):
         device = store.runtime.torch_device()
         data, labels = self.data.stored(self.split).to(device), self.data.labels(self.split)
         labels = None if labels is None else labels.to(device)
-        with torch.random.fork_rng():
+        with torch.enable_grad(), torch.random.fork_rng():  # whoever asked may want none of its own
             torch.manual_seed(self.rng("weights").initial_seed())
             model = self._build(store).to(device)
             model.compiled = store.runtime.compiled
@@ -271,6 +271,8 @@ class Score(Recipe):
         """
         self.metric.check_ready()
         subject = store.get(self.subject)
+        for need in self.needs():
+            store.get(need)  # so that its time does not count here
         began = time.monotonic()
         rng = self.rng("metric", store.runtime.torch_device())
         value = self.metric.value(subject, self.subject.data, self.split, store.get, rng)

@@ -182,16 +182,25 @@ def test_the_mixing_begins_as_a_rotation() -> None:
     torch.testing.assert_close(weight @ weight.T, torch.eye(12, dtype=torch.float64), atol=1e-5, rtol=0)
 
 
-def test_fresh_couplings_do_next_to_nothing() -> None:
-    """Their networks end in zeros: the scale is that of logit 2, the shift none."""
+def test_fresh_couplings_do_nothing() -> None:
     torch.manual_seed(0)
-    flow = Glow(blocks=1, couplings=1, hidden=4).build(16, (1, 4, 4))
-    coupling = flow.blocks[0].layers[2]
+    coupling = Glow(blocks=1, couplings=1, hidden=4).build(16, (1, 4, 4)).blocks[0].layers[2]
     x = torch.randn(5, 4, 2, 2)
     out, log_det = coupling.pull(x)
-    scale = torch.sigmoid(torch.tensor(2.0))
-    torch.testing.assert_close(out, torch.cat([x[:, :2], x[:, 2:] * scale], 1))
-    torch.testing.assert_close(log_det, (8 * scale.log()).expand(5))
+    assert torch.equal(out, x)
+    assert torch.equal(log_det, torch.zeros(5))
+
+
+def test_what_a_coupling_is_given_cannot_blow_up_the_rest() -> None:
+    """The scale lies between exp(-2) and exp(2), whatever the network says."""
+    flow = LatentGlow(1, 8).build(4, (4,))
+    coupling = flow.steps.layers[2]
+    with torch.no_grad():
+        coupling.network[-1].bias[:2] = torch.tensor([1e6, -1e6])
+    _, log_det = coupling.pull(torch.randn(3, 4))
+    torch.testing.assert_close(log_det, torch.zeros(3))
+    moved = coupling.push(torch.ones(1, 4))[0][0, 2:]
+    torch.testing.assert_close(moved, torch.tensor([-2.0, 2.0]).exp())
 
 
 def test_glow_needs_sides_that_can_be_halved() -> None:

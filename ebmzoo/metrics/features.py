@@ -8,6 +8,7 @@ images.
 from __future__ import annotations
 
 import hashlib
+import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
@@ -73,7 +74,6 @@ class ClassifierFeatures(Extractor):
         """Returns the digest of the weights."""
         return fingerprint(get(self.classifier).energy)
 
-    @torch.no_grad()
     def features(self, images: Tensor, get: Get) -> dict[str, Tensor]:
         """Returns the features.
 
@@ -82,7 +82,7 @@ class ClassifierFeatures(Extractor):
         """
         model: Model = get(self.classifier)
         network: Any = model.energy
-        with evaluating(model):
+        with torch.no_grad(), evaluating(model):
             parts = [network.features(part.float() / 127.5 - 1).double() for part in images.split(BATCH)]
         features = torch.cat(parts).cpu()
         if not features.isfinite().all():
@@ -153,9 +153,12 @@ class DataFeatures(Recipe):
 
     def make(self, store: Store, folder: Path) -> dict[str, Any]:
         """Makes the features."""
+        for need in self.needs():
+            store.get(need)  # so that its time does not count here
+        began = time.monotonic()
         features = self.computed(store.get, store.runtime.torch_device())
         save_tensors(unfinished(folder, self), features)
-        return {}
+        return {"seconds": round(time.monotonic() - began, 3)}
 
     def computed(self, get: Get, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Returns the features by name, on the CPU, made on a device.
