@@ -111,7 +111,8 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             *(metrics.ExactPartition, metrics.SampledPartition),
             training.Adam,
             *(classifiers.RandomShift, classifiers.RandomMirror),
-            *(training.Selection, training.ModelSelection, training.Milestones, training.LinearDecay),
+            *(training.Selection, training.ModelSelection, training.Milestones),
+            *(training.LinearDecay, training.LinearRise),
             *(
                 training.Stop,
                 training.GoBack,

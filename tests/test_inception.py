@@ -84,6 +84,22 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Tensor], Tenso
     return put
 
 
+def random_inception(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """torch-fidelity's network with random weights and running statistics."""
+    from torch_fidelity import feature_extractor_inceptionv3 as theirs
+
+    with monkeypatch.context() as patch, torch.random.fork_rng():
+        torch.manual_seed(0)
+        patch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda self, weights: None)
+        patch.setattr(theirs, "load_state_dict_from_url", lambda url, progress: {})
+        network = theirs.FeatureExtractorInceptionV3("any", [extraction.POOLING, extraction.LOGITS])
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.normal_(std=0.1)
+                layer.running_var.uniform_(0.5, 1.5)
+    return network
+
+
 # The weights.
 
 
@@ -145,14 +161,8 @@ def test_the_digest_is_of_the_file_that_torch_fidelity_downloads() -> None:
 
 def test_torch_fidelity_takes_the_file(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if the options do not reach Inception, which then would want to download."""
-    from torch_fidelity import feature_extractor_inceptionv3 as theirs
-
     hub.parent.mkdir(parents=True)
-    with monkeypatch.context() as patch, torch.random.fork_rng():
-        torch.manual_seed(0)
-        patch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda self, weights: None)
-        patch.setattr(theirs, "load_state_dict_from_url", lambda url, progress: {})
-        torch.save(theirs.FeatureExtractorInceptionV3("any", ["2048"]).state_dict(), hub)
+    torch.save(random_inception(monkeypatch).state_dict(), hub)
     monkeypatch.setattr(extraction, "INCEPTION_SHA256", hashlib.sha256(hub.read_bytes()).hexdigest())
     samples = Pictures(2).load("valid")
     assert 1 <= score(InceptionScore(splits=1), samples) <= 2
@@ -163,14 +173,9 @@ def test_numbers_are_those_of_torch_fidelity_on_the_same_files(
 ) -> None:
     """With its own Inception, of random weights, over folders of pictures."""
     import torch_fidelity
-    from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
     hub.parent.mkdir(parents=True)
-    with monkeypatch.context() as patch, torch.random.fork_rng():
-        torch.manual_seed(0)
-        patch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda self, weights: None)
-        patch.setattr(theirs, "load_state_dict_from_url", lambda url, progress: {})
-        torch.save(theirs.FeatureExtractorInceptionV3("any", ["2048"]).state_dict(), hub)
+    torch.save(random_inception(monkeypatch).state_dict(), hub)
     monkeypatch.setattr(extraction, "INCEPTION_SHA256", hashlib.sha256(hub.read_bytes()).hexdigest())
     data = Pictures(6, (3, 8, 8))
     samples = 0.7 * data.load("valid")[:4]
@@ -196,6 +201,28 @@ def test_numbers_are_those_of_torch_fidelity_on_the_same_files(
     by_hand = [part.double().softmax(1) for part in found[extraction.LOGITS].chunk(2)]
     scores = [(p * (p / p.mean(0)).log()).sum(1).mean().exp().item() for p in by_hand]
     assert expected["inception_score_mean"] == pytest.approx(sum(scores) / 2, rel=1e-6)
+
+
+@torch.no_grad()
+def test_the_faster_network_has_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = random_inception(monkeypatch)
+    faster = extraction.Inception(network)
+    images = torch.randint(256, (2, 3, 20, 33), generator=Generator().manual_seed(0), dtype=torch.uint8)
+    for ours, its in zip(faster(images), network(images), strict=True):
+        assert float((ours - its).norm()) < 1e-4 * float(its.norm())
+    assert extraction.agree(faster, network, torch.device("cpu"))
+    faster.head.weight.mul_(1.01)
+    assert not extraction.agree(faster, network, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("size", [1, 7, 32, 299, 400])
+def test_lines_are_interpolated_as_tensorflow_1_does(size: int) -> None:
+    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+    line = torch.rand(1, 1, size, 1, generator=Generator().manual_seed(0))
+    expected = interpolate_bilinear_2d_like_tensorflow1x(line, size=(299, 299), align_corners=False)[0, 0]
+    found = extraction.interpolation(size, 299, torch.device("cpu")) @ line[0, 0]
+    torch.testing.assert_close(found.expand(299, 299), expected, atol=1e-5, rtol=1e-5)
 
 
 # The scores.

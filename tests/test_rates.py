@@ -13,7 +13,7 @@ from toys import METHODS, PLANE, kept, make_in_pieces
 from ebmzoo.fields import FieldError
 from ebmzoo.flows import RealNVP
 from ebmzoo.store import Store
-from ebmzoo.training import Adam, Batches, LinearDecay, Milestones, Rates, Scheduled
+from ebmzoo.training import Adam, Batches, LinearDecay, LinearRise, Milestones, Rates, Scheduled
 from ebmzoo_bases.flow import FlowLikelihood
 from ebmzoo_gebm.gebm import GEBM
 
@@ -36,6 +36,11 @@ def rates(of: Rates, updates: int, method: FlowLikelihood | GEBM | None = None) 
 def test_milestones():
     expected = [[1.0], [1.0], [0.5], [0.5], [0.25], [0.25]]
     assert rates(Milestones((2, 4), 0.5), 6) == [pytest.approx(each) for each in expected]
+
+
+def test_linear_rise():
+    expected = [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert rates(LinearRise(4), 6) == [pytest.approx([each]) for each in expected]
 
 
 def test_linear_decay():
@@ -77,6 +82,7 @@ def test_wrong_settings_are_named():
         lambda: Milestones((0, 2), 0.5),
         lambda: Milestones((1,), 0.0),
         lambda: LinearDecay(0),
+        lambda: LinearRise(0),
     ):
         with pytest.raises(FieldError):
             wrong()

@@ -304,8 +304,8 @@ class Coupling(Layer):
     r"""Scales and shifts some channels by what a network makes of the others.
 
     The logarithm of the scale is :math:`2 \tanh(r / 2)`. The published Glow has the scale
-    :math:`\sigma(r + 2)`, whose inverse has no bound: of 10 000 samples of codes, one was not finite. The last
-    layer begins at zero, so that a fresh coupling does nothing.
+    :math:`\sigma(r + 2)`, whose inverse has no bound: of 10 000 samples of codes, one was not finite. The
+    last layer begins at zero, so that a fresh coupling does nothing.
 
     Arguments:
         network: The network, from the given channels to r and the shift of the others.

@@ -10,6 +10,7 @@ References:
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from importlib import metadata
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ebmzoo.data.dataset import DataError
 
@@ -51,8 +53,60 @@ def inception(metric: str, device: torch.device) -> Any:
 
     network = FeatureExtractorInceptionV3(
         "inception-v3-compat", [POOLING, LOGITS], feature_extractor_weights_path=str(weights)
-    )
-    return network.to(device)
+    ).to(device)
+    faster = Inception(network)
+    return faster if agree(faster, network, device) else network
+
+
+class Inception(nn.Module):
+    """torch-fidelity's Inception, rearranged to be faster on a CPU, where its features hardly change.
+
+    Batch normalisations are folded into the convolutions before them, weights are laid out channels-last, and
+    images are enlarged by two matrix products.
+
+    Arguments:
+        network: torch-fidelity's network. It is not changed.
+    """
+
+    def __init__(self, network: Any):
+        super().__init__()
+        copied = copy.deepcopy(network)
+        for layer in copied.modules():
+            if isinstance(getattr(layer, "bn", None), nn.BatchNorm2d):
+                layer.conv, layer.bn = fuse_conv_bn_eval(layer.conv, layer.bn), nn.Identity()
+        *body, head = copied.children()  # in the order in which an image passes them
+        self.body = nn.Sequential(*body).to(memory_format=torch.channels_last)
+        self.head, self.side = head, int(copied.INPUT_IMAGE_SIZE)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns pooled features (B, 2048) and logits (B, 1008) of 8-bit images (B, 3, H, W)."""
+        height, width = (interpolation(size, self.side, images.device) for size in images.shape[2:])
+        enlarged = height @ images.float() @ width.T
+        pixels = ((enlarged - 128) / 128).contiguous(memory_format=torch.channels_last)
+        pooled = self.body(pixels).flatten(1)
+        return pooled, pooled @ self.head.weight.T
+
+
+def interpolation(size: int, side: int, device: torch.device) -> Tensor:
+    r"""Returns the matrix (side, size) by which TensorFlow 1 interpolates a line of pixels linearly.
+
+    Pixel i of the result lies at :math:`i \cdot \mathrm{size} / \mathrm{side}` of the line: no half pixels,
+    and nothing beyond the last one.
+    """
+    place = torch.arange(side, device=device) * (size / side)
+    below = place.floor().long()
+    share = (place - below)[:, None]
+    line = torch.eye(size, device=device)
+    return (1 - share) * line[below] + share * line[(below + 1).clamp(max=size - 1)]
+
+
+@torch.no_grad()
+def agree(faster: nn.Module, network: nn.Module, device: torch.device) -> bool:
+    """Whether two networks give the same features of a picture of noise, to 1e-4 of their norm."""
+    noise = Generator(device).manual_seed(0)
+    image = torch.randint(256, (1, 3, 32, 32), generator=noise, device=device, dtype=torch.uint8)
+    pairs = zip(faster(image), network(image), strict=True)
+    return all(float((a - b).norm()) <= 1e-4 * float(b.norm()) for a, b in pairs)
 
 
 def inception_weights(metric: str) -> Path:

@@ -128,15 +128,19 @@ class BitsPerDimension(Metric):
     Arguments:
         width: The distance :math:`w` between two values of a coordinate, such as 2 / 255 of images of bytes.
         partition: How the model's log-partition is found.
+        count: How many data are looked at, the first of the split; None for all of it.
     """
 
     lower_is_better: ClassVar[bool] = True
     of_model: ClassVar[bool] = True
     width: float = 2 / 255
     partition: Partition = ExactPartition()
+    count: int | None = None
 
     def __post_init__(self) -> None:
         positive(self, "width")
+        if self.count is not None:
+            positive(self, "count")
 
     @property
     def label(self) -> str:
@@ -155,13 +159,15 @@ class BitsPerDimension(Metric):
         """
         if not isinstance(subject, Model):
             raise FieldError(self, "partition", "used on a trained model, not on samples of one")
-        x = dequantised(data.load(split).to(subject.prior.anchor), self.width, rng)
+        x = data.load(split)[: self.count].to(subject.prior.anchor)
+        x = dequantised(x, self.width, rng)
         nats = negative_log_likelihood(subject, x, self.partition, rng)
         return nats / (math.prod(data.shape) * math.log(2)) - math.log2(self.width)
 
     def protocol(self) -> dict[str, Any]:
         """Returns what moves the value."""
-        return {"width": self.width, "partition": type(self.partition).__name__}
+        compared = "the whole split" if self.count is None else f"the first {self.count} of the split"
+        return {"width": self.width, "partition": type(self.partition).__name__, "data": compared}
 
 
 def negative_log_likelihood(model: Model, x: Tensor, partition: Partition, rng: Generator) -> float:

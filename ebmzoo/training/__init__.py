@@ -7,7 +7,7 @@ from ebmzoo.training.divergence import Diverged, FreshNoise, GoBack, Limit, Lowe
 from ebmzoo.training.learner import Adam, Learner, Method, Optimizer, descend
 from ebmzoo.training.log import Log
 from ebmzoo.training.loop import fit
-from ebmzoo.training.rates import LinearDecay, Milestones, Rates, Scheduled
+from ebmzoo.training.rates import LinearDecay, LinearRise, Milestones, Rates, Scheduled
 from ebmzoo.training.selection import ModelSelection, Referee, Selection
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Learner",
     "Limit",
     "LinearDecay",
+    "LinearRise",
     "Log",
     "LowerLearningRate",
     "Mapped",

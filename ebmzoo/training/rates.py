@@ -75,6 +75,28 @@ class LinearDecay:
 
 
 @dataclass(frozen=True)
+class LinearRise:
+    r"""Raises the learning rates in a straight line until they are what they should be.
+
+    .. math:: \min(1, (t + 1) / T)
+
+    In the beginning Adam moves all weights by the same amount, which a deep network may not stand.
+
+    Arguments:
+        updates: The number :math:`T` of updates.
+    """
+
+    updates: int
+
+    def __post_init__(self) -> None:
+        positive(self, "updates")
+
+    def factor(self, update: int) -> float:
+        """Returns the factor of an update."""
+        return min(1.0, (update + 1) / self.updates)
+
+
+@dataclass(frozen=True)
 class Scheduled(Method):
     """Lets the learning rates of another method change as it learns.
 
