@@ -39,11 +39,13 @@ COMPUTE = {
     "capacity": "how many chains are kept",
     "channels": "the size of a network",
     "count": "how many are drawn or compared",
+    "couplings": "the size of a network",
     "depth": "the size of a network",
     "energy_steps": "updates of the energy in one of a training",
     "groups": "the size of a network",
     "hidden": "the size of a network",
     "initial_samples": "how many are drawn before training",
+    "models": "how many models the samplings are of",
     "points": "how finely a curve is drawn",
     "samples_per_datum": "how many are drawn at once",
     "shots": "when a picture is taken",
@@ -54,6 +56,7 @@ COMPUTE = {
     "steps": "updates of a training, or moves of a chain",
     "subset_size": "how many are compared at once",
     "subsets": "how often they are compared",
+    "updates": "how long learning rates rise or fall, in a training that has fewer updates",
 }
 """The fields that an overlay may bind: what takes time, and nothing that makes another method of it."""
 

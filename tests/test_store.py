@@ -24,6 +24,7 @@ from toys import METHODS, VAES, Blob, Countdown, Note, Offset, full_disk, journa
 from ebmzoo.execution import everything_behind
 from ebmzoo.fields import added
 from ebmzoo.metrics import FrechetDistance
+from ebmzoo.metrics.features import ClassifierFeatures, DataFeatures
 from ebmzoo.recipes import Samples, Score, Trained
 from ebmzoo.runtime import Deadline, OutOfTime, Runtime
 from ebmzoo.samplers import MALA, Chains, Decay, Direct, FromNoise, Langevin, Stage
@@ -39,6 +40,9 @@ DECAY = Decay(Langevin(0.1), steps=6, every=3, factor=0.5)
 SAMPLES = Samples(TILTED, Chains((Stage(MALA(0.1), 3), DECAY), FromNoise(0.9)), count=7, shard=3)
 SCORE = Score(SAMPLES, FrechetDistance("toys", METHODS["Classifier"]))
 """A score with everything behind it that a table has."""
+
+FEATURES = DataFeatures(SAMPLES.data, "test", ClassifierFeatures(METHODS["Classifier"]))
+"""What the samples are compared with."""
 
 
 # Keys
@@ -133,8 +137,9 @@ def test_a_class_may_move_within_its_package():
 
 
 def test_a_raised_version_changes_the_key_of_all_that_need_it(monkeypatch: pytest.MonkeyPatch):
+    before = SCORE.key
     monkeypatch.setattr(Trained, "version", Trained.version + 1)
-    assert dataclasses.replace(SCORE).key != SCORE.key
+    assert dataclasses.replace(SCORE).key != before
     assert Note("a").key == Note("a").key
 
 
@@ -184,7 +189,7 @@ def test_needs_are_found_however_deep():
     base = VAES["VAE, Gaussian pictures"]
     assert TILTED.needs() == (base,)
     assert SAMPLES.needs() == (TILTED,)
-    assert set(SCORE.needs()) == {SAMPLES, METHODS["Classifier"]}
+    assert set(SCORE.needs()) == {SAMPLES, METHODS["Classifier"], FEATURES}
     chosen = FrechetDistance("toys", METHODS["Classifier"])
     selecting = dataclasses.replace(base, selection=Selection(chosen, Direct(), every=2, count=8))
     assert selecting.needs() == (METHODS["Classifier"],)
@@ -195,7 +200,14 @@ def test_everything_behind_comes_once_and_in_order():
     both = [Note("c", (first, second)), Note("d", (second, first))]
     behind = everything_behind(both)
     assert [note.text for note in behind if isinstance(note, Note)] == ["a", "b", "c", "d"]
-    assert set(everything_behind([SCORE])) == {SCORE, SAMPLES, TILTED, TILTED.base, METHODS["Classifier"]}
+    assert set(everything_behind([SCORE])) == {
+        SCORE,
+        SAMPLES,
+        TILTED,
+        TILTED.base,
+        METHODS["Classifier"],
+        FEATURES,
+    }
 
 
 # The shelf

@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -262,7 +261,6 @@ class Coverage(Neighbourhoods):
 
 def _near(samples: Tensor, data: Tensor, neighbours: int, chunk: int = 1000) -> Iterator[Tensor]:
     """Yields which samples lie near data, a chunk of data at a time, each of shape (chunk, N)."""
-    cdist = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")  # copies are at no distance
     for part in data.split(chunk):
-        radii = cdist(part, data).kthvalue(neighbours + 1, dim=1).values  # the nearest is itself
-        yield cdist(part, samples) <= radii[:, None]
+        nearest = torch.cdist(part, data).topk(neighbours + 1, largest=False).values  # the first is itself
+        yield torch.cdist(part, samples) <= nearest[:, -1:]
