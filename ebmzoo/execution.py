@@ -39,17 +39,23 @@ def device_named(name: str) -> str:
     return name
 
 
-def selected(table: Table, rows: Sequence[str], columns: Sequence[str]) -> list[Cell]:
-    """Returns the cells whose row and column match any of the patterns; no pattern matches all."""
+def selected(
+    table: Table, rows: Sequence[str], columns: Sequence[str], metrics: Sequence[str] = ()
+) -> list[Cell]:
+    """Returns the cells whose row, column and metric match any of the patterns; no pattern matches all."""
 
     def taken(name: str, patterns: Sequence[str]) -> bool:
         return not patterns or any(matches(name, pattern) for pattern in patterns)
 
-    return [c for c in table.flat() if taken(c.row, rows) and taken(c.column, columns)]
+    return [
+        cell
+        for cell in table.flat()
+        if taken(cell.row, rows) and taken(cell.column, columns) and taken(cell.metric, metrics)
+    ]
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether the name of a row or column is a pattern, or matches it, in capitals or not."""
+    """Whether the name of a row, column or metric is a pattern, or matches it, in capitals or not."""
     return name == pattern or fnmatchcase(name.casefold(), pattern.casefold())
 
 

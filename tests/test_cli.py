@@ -307,6 +307,7 @@ class TestReproduce:
         assert cells("--rows", "VAE") == ["VAE EMD", "VAE modes"]
         assert cells("--rows", "*EBM, VAE") == cells()
         assert len(cells("--rows", "VAE", "--rows", "*EBM", "--columns", "25*")) == 4
+        assert cells("--rows", "VAE", "--metrics", "mod*") == ["VAE modes"]
 
     def test_a_name_with_a_comma_is_taken_whole(self, here):
         path = here / "comma.gin"
@@ -581,6 +582,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
         "has no column that matches 'digits'; there are 25 Gaussians",
     ),
     (["plan", "own/tiny", "--rows", "VEA"], "has no row that matches 'VEA'; did you mean 'VAE'?"),
+    (["plan", "own/tiny", "--metrics", "KID"], "own/tiny has no metric that matches 'KID'"),
     (["reproduce", "own/tiny", "--seeds", "0"], "Invalid value for '--seeds': 0 is not in the range x>=1"),
     (["reproduce", "own/tiny", "--seeds", "many"], "'many' is not a valid integer"),
     (

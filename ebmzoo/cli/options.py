@@ -112,6 +112,7 @@ cell_options = _stack(
         "--rows", multiple=True, metavar="GLOB", help="Only rows like this; repeatable, or with commas."
     ),
     click.option("--columns", multiple=True, metavar="GLOB", help="Only columns like this; likewise."),
+    click.option("--metrics", multiple=True, metavar="GLOB", help="Only metrics like this; likewise."),
     click.option(
         "--seeds", type=click.IntRange(1), metavar="N", help="Seeds for each cell, instead of the table's."
     ),
@@ -160,7 +161,9 @@ def with_seeds(configured: Configured, seeds: int | None) -> Configured:
     return dataclasses.replace(configured, table=table, bindings=bindings, overrides=overrides)
 
 
-def cells_of(configured: Configured, rows: Sequence[str], columns: Sequence[str]) -> list[Cell]:
+def cells_of(
+    configured: Configured, rows: Sequence[str], columns: Sequence[str], metrics: Sequence[str] = ()
+) -> list[Cell]:
     """Returns the cells that were asked for.
 
     Raises:
@@ -173,10 +176,14 @@ def cells_of(configured: Configured, rows: Sequence[str], columns: Sequence[str]
     column_patterns = _patterns(
         columns, {cell.column for cell in table.flat()}, f"{configured.name} has no column"
     )
-    cells = selected(table, row_patterns, column_patterns)
+    metric_patterns = _patterns(
+        metrics, {cell.metric for cell in table.flat()}, f"{configured.name} has no metric"
+    )
+    cells = selected(table, row_patterns, column_patterns, metric_patterns)
     if not cells:
-        asked = f"{', '.join(row_patterns)} · {', '.join(column_patterns)}"
-        raise ConfigError(f"{configured.name} has no cell whose row and column match {asked}")
+        given = [each for each in (row_patterns, column_patterns, metric_patterns) if each]
+        asked = " · ".join(", ".join(each) for each in given)
+        raise ConfigError(f"{configured.name} has no cell that matches {asked}")
     return cells
 
 

@@ -47,6 +47,7 @@ def plan(
     data: Path | None,
     rows: tuple[str, ...],
     columns: tuple[str, ...],
+    metrics: tuple[str, ...],
     seeds: int | None,
     device: str,
     compiled: bool,
@@ -63,7 +64,7 @@ def plan(
     from ebmzoo.store import Store
 
     store = Store(root)
-    plans = [Plan(each.name, each.scale, tuple(cells_of(each, rows, columns))) for each in asked]
+    plans = [Plan(each.name, each.scale, tuple(cells_of(each, rows, columns, metrics))) for each in asked]
     if as_json:
         click.echo(json.dumps(_one_or_all([each.as_json(store) for each in plans]), indent=1))
     else:
@@ -87,6 +88,7 @@ def reproduce(
     data: Path | None,
     rows: tuple[str, ...],
     columns: tuple[str, ...],
+    metrics: tuple[str, ...],
     seeds: int | None,
     device: str,
     compiled: bool,
@@ -100,7 +102,7 @@ def reproduce(
     were asked for.
     """
     asked = [with_seeds(each, seeds) for each in configure(names, scale, sets, files, data)]
-    chosen = [cells_of(each, rows, columns) for each in asked]
+    chosen = [cells_of(each, rows, columns, metrics) for each in asked]
     store = open_store(root, device, compiled, time_limit)
     failed = late = False
     documents = []
