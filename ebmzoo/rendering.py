@@ -86,6 +86,10 @@ def text(outcome: Outcome) -> str:
         "ours: mean ± standard deviation over seeds; seconds: all that is behind the cell, when made",
         "per sample: evaluations of the gradient of E(g(u)), of E(g(u)), and of the decoder g alone",
     ]
+    if any(r.cell.models < r.cell.seeds for r in results):
+        lines.append(
+            "samplings of fewer models than seeds: spreads, and the claims' intervals, lack what training adds"
+        )
     if any(r.cell.published and r.cell.published.status == "unverified" for r in results):
         lines.append(f"{DAGGER} quoted from memory by somebody, seen in no source; never compared")
     if mixed:

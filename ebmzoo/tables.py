@@ -74,6 +74,13 @@ class Cell:
         """The label of the metric."""
         return self.score.label
 
+    @property
+    def models(self) -> int:
+        """How many trained models there are for the seeds."""
+        subject = self.score.subject
+        fewer = subject.models if isinstance(subject, Samples) else None
+        return self.seeds if fewer is None else min(self.seeds, fewer)
+
     def scores(self) -> tuple[Score, ...]:
         """Returns the score of every seed."""
         return tuple(self.score.reseeded(index) for index in range(self.seeds))

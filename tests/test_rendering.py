@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 import pytest
-from planted import Planted, cell, published, result
+from planted import SUBJECT, Planted, cell, published, result
 
 from ebmzoo.rendering import (
     as_json,
@@ -262,3 +262,13 @@ def test_one_cause_is_told_once():
     results = [dataclasses.replace(result((), each, missing=1), error="no weights") for each in cells]
     lines = text(Outcome("t", "paper", Table("ours", tuple(cells)), tuple(results))).splitlines()
     assert [line for line in lines if "no weights" in line] == ["  a · x, b · x, a · y, b · y: no weights"]
+
+
+def test_samplings_of_one_model_are_told_from_seeds() -> None:
+    plain = cell(seeds=3)
+    score = dataclasses.replace(plain.score, subject=dataclasses.replace(SUBJECT, models=1))
+    one = dataclasses.replace(plain, score=score)
+    assert (one.models, plain.models) == (1, 3)
+    for each, told in ((one, True), (plain, False)):
+        outcome = Outcome("toy", "laptop", Table("ours", (each,)), (result((1.0, 2.0, 3.0), each),))
+        assert ("samplings of fewer models" in text(outcome)) == told
