@@ -88,7 +88,7 @@ def text(outcome: Outcome) -> str:
     ]
     if any(r.cell.models < r.cell.seeds for r in results):
         lines.append(
-            "samplings of fewer models than seeds: spreads, and the claims' intervals, lack what training adds"
+            "samplings of fewer models than seeds: spreads and the claims' intervals lack what training adds"
         )
     if any(r.cell.published and r.cell.published.status == "unverified" for r in results):
         lines.append(f"{DAGGER} quoted from memory by somebody, seen in no source; never compared")
