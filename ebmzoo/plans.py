@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ebmzoo.execution import everything_behind
+from ebmzoo.metrics.features import DataFeatures
 from ebmzoo.recipes import Samples, Trained
 from ebmzoo.store import DamagedArtifact, Recipe, Store, environment
 from ebmzoo.tables import Cell
@@ -80,6 +81,8 @@ def about(recipe: Recipe) -> str:
         return f"{type(recipe.method).__name__} on {type(recipe.data).__name__}, {recipe.steps} updates"
     if isinstance(recipe, Samples):
         return f"{recipe.count} by {type(recipe.sampler).__name__}"
+    if isinstance(recipe, DataFeatures):
+        return f"of {type(recipe.data).__name__}, {recipe.split}"
     return ""
 
 

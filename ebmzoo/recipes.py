@@ -27,6 +27,7 @@ from ebmzoo.samplers import Sampler, recording_chains
 from ebmzoo.store import (
     Recipe,
     Store,
+    StoreError,
     canonical,
     describe,
     load_tensors,
@@ -113,10 +114,21 @@ class Trained(Recipe):
         }
 
     def open(self, store: Store, kept: Path) -> Model:
-        """Returns the model, frozen and in evaluation mode, on the runtime's device."""
+        """Returns the model, frozen and in evaluation mode, on the runtime's device.
+
+        Raises:
+            StoreError: If the model that was kept has other parts than this version builds.
+        """
         with torch.random.fork_rng():
             model = self._build(store)
-        model.load_state_dict(load_tensors(kept))
+        weights = load_tensors(kept)
+        if other := sorted(weights.keys() ^ model.state_dict().keys()):
+            raise StoreError(
+                f"the model in {kept.parent} was made by another version of ebmzoo, or of a plugin: it differs "
+                f"in {len(other)} parts, such as {other[0]}. Remove the folder, and say the command again: it "
+                "is made anew"
+            )
+        model.load_state_dict(weights)
         model.compiled = store.runtime.compiled
         return model.to(store.runtime.torch_device()).requires_grad_(False).eval()
 

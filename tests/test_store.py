@@ -28,7 +28,17 @@ from ebmzoo.metrics.features import ClassifierFeatures, DataFeatures
 from ebmzoo.recipes import Samples, Score, Trained
 from ebmzoo.runtime import Deadline, OutOfTime, Runtime
 from ebmzoo.samplers import MALA, Chains, Decay, Direct, FromNoise, Langevin, Stage
-from ebmzoo.store import DamagedArtifact, Recipe, Store, StoreError, canonical, describe, inspect
+from ebmzoo.store import (
+    DamagedArtifact,
+    Recipe,
+    Store,
+    StoreError,
+    canonical,
+    describe,
+    inspect,
+    load_tensors,
+    save_tensors,
+)
 from ebmzoo.training import GoBack, Limit, LowerLearningRate, Selection
 
 TILTED = dataclasses.replace(
@@ -519,3 +529,14 @@ def test_a_store_whose_time_is_over_still_gives_what_is_kept(tmp_path: Path):
         with pytest.raises(OutOfTime):
             late.get(Note("b"))
     assert journal(tmp_path) == ["a"]
+
+
+def test_a_model_of_another_version_is_named(tmp_path: Path) -> None:
+    """Whose parts are others than those that are built now, under the same key."""
+    store, recipe = Store(tmp_path), VAES["VAE"]
+    store.get(recipe)
+    path = store.folder(recipe) / recipe.artifact
+    weights = {name: value for name, value in load_tensors(path).items() if "posterior" not in name}
+    save_tensors(tmp_path / "old.safetensors", weights)
+    with pytest.raises(StoreError, match=r"another version of ebmzoo.*such as posterior\.encoder"):
+        recipe.open(store, tmp_path / "old.safetensors")
