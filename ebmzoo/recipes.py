@@ -124,9 +124,9 @@ class Trained(Recipe):
         weights = load_tensors(kept)
         if other := sorted(weights.keys() ^ model.state_dict().keys()):
             raise StoreError(
-                f"the model in {kept.parent} was made by another version of ebmzoo, or of a plugin: it differs "
-                f"in {len(other)} parts, such as {other[0]}. Remove the folder, and say the command again: it "
-                "is made anew"
+                f"the model in {kept.parent} was made by another version of ebmzoo, or of a plugin: it "
+                f"differs in {len(other)} parts, such as {other[0]}. Remove the folder, and say the command "
+                "again: it is made anew"
             )
         model.load_state_dict(weights)
         model.compiled = store.runtime.compiled
