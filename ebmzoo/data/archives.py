@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from ebmzoo.data.dataset import check_split
-from ebmzoo.data.files import FromFiles
+from ebmzoo.data.files import ImageFiles
 from ebmzoo.data.images import stratified
 
 
-class Archive(FromFiles):
+class Archive(ImageFiles):
     """Images of a public archive, which torchvision knows by the name of the class.
 
     Brightness 0 to 255 becomes -1 to 1.
@@ -36,25 +36,12 @@ class Archive(FromFiles):
     held_out: ClassVar[int]
     """How many images of the archive's training set are the valid split."""
 
-    def load(self, split: str) -> Tensor:
-        """Returns the images of a split, of shape (N, *shape), in a tensor of the caller's own.
-
-        Raises:
-            DataError: If the files are absent or damaged; the message says how to get them.
-            ValueError: If there is no such split.
-        """
-        return self.restored(self.stored(split))
-
     def stored(self, split: str) -> Tensor:
         """Returns the images as bytes, of shape (N, *shape).
 
         Every call returns a view of the same tensor, which belongs to all callers: change a copy of it.
         """
         return self._split(split)[0]
-
-    def restored(self, stored: Tensor) -> Tensor:
-        """Returns images in [-1, 1] for images as bytes, (B, *shape)."""
-        return stored.float().div_(127.5).sub_(1)
 
     def labels(self, split: str) -> Tensor:
         """Returns the class of each image, of shape (N,).

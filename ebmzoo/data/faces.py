@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from ebmzoo.data.dataset import DataError, check_split
-from ebmzoo.data.files import FromFiles
+from ebmzoo.data.files import ImageFiles
 
 PARTITIONS = {"train": "0", "valid": "1", "test": "2"}
 """What the archive's list of partitions calls the splits."""
 
 
 @dataclass(frozen=True)
-class CelebA(FromFiles):
+class CelebA(ImageFiles):
     """Faces of 64×64 pixels: 162 770 to learn from, 19 867 to choose by, 19 962 to report on, as archived.
 
     Of each aligned image of 178×218 pixels the middle 140×140 are taken and shrunk, with antialiasing;
@@ -51,23 +51,10 @@ class CelebA(FromFiles):
         """The shape of one image."""
         return (3, self.side, self.side)
 
-    def load(self, split: str) -> Tensor:
-        """Returns the images of a split, of shape (N, 3, side, side).
-
-        Raises:
-            DataError: If the files are absent or damaged; the message says how to get them.
-            ValueError: If there is no such split.
-        """
-        return self.restored(self.stored(split))
-
     def stored(self, split: str) -> Tensor:
-        """Returns the images as bytes. Every call returns the same tensor, which belongs to all callers."""
+        """Returns the images of a split as bytes, of shape (N, 3, side, side); every call the same tensor."""
         check_split(split)
         return _shrunk(self.folder() / "celeba", split, self.side, self.crop)
-
-    def restored(self, stored: Tensor) -> Tensor:
-        """Returns images in [-1, 1] for images as bytes, (B, 3, side, side)."""
-        return stored.float().div_(127.5).sub_(1)
 
     def fetch(self, folder: Path) -> None:
         """Downloads the files, by torchvision."""

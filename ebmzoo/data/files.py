@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
+from torch import Tensor
+
 from ebmzoo.data.dataset import DataError, Dataset
 
 
@@ -50,6 +52,29 @@ class FromFiles(Dataset):
                 f"that: ebmzoo data fetch {name}"
             )
         return Path(root)
+
+
+class ImageFiles(FromFiles):
+    """Images that are held as bytes; brightness 0 to 255 becomes -1 to 1."""
+
+    @abstractmethod
+    def stored(self, split: str) -> Tensor:
+        """Returns the images of a split as bytes, of shape (N, *shape).
+
+        What is returned belongs to all callers: change a copy of it.
+
+        Raises:
+            DataError: If the files are absent or damaged; the message says how to get them.
+            ValueError: If there is no such split.
+        """
+
+    def restored(self, stored: Tensor) -> Tensor:
+        """Returns images in [-1, 1] for images as bytes, (B, *shape)."""
+        return stored.float().div_(127.5).sub_(1)
+
+    def load(self, split: str) -> Tensor:
+        """Returns the images of a split, of shape (N, *shape), in a tensor of the caller's own."""
+        return self.restored(self.stored(split))
 
 
 def _state(path: Path, md5: str | None) -> str:

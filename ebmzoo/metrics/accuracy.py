@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.metrics.metric import Metric
+from ebmzoo.models import in_chunks
 from ebmzoo.store import Recipe
 
 
@@ -49,7 +50,7 @@ class Accuracy(Metric):
         if not isinstance(subject.energy, Classifying) or labels is None:
             raise ValueError("accuracy is that of a classifier, on data with classes")
         x = data.load(split).to(subject.prior.anchor)
-        found = torch.cat([subject.energy.logits(part).argmax(1) for part in x.split(1000)])
+        found = in_chunks(subject.energy.logits, x).argmax(1)
         return 100 * float((found.cpu() == labels).double().mean())
 
     def protocol(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ebmzoo.data.dataset import Dataset, check_split
 from ebmzoo.metrics import extraction
 from ebmzoo.metrics.extraction import LOGITS, POOLING
 from ebmzoo.metrics.metric import check_finite
-from ebmzoo.models import Model, evaluating
+from ebmzoo.models import Model, evaluating, in_chunks
 from ebmzoo.store import Recipe, Store, load_tensors, save_tensors, unfinished
 
 BATCH = 256
@@ -38,10 +38,6 @@ Get = Callable[[Recipe], Any]
 
 class Extractor(ABC):
     """What makes features of images. A frozen dataclass, so that a recipe can name it."""
-
-    @abstractmethod
-    def check_ready(self, metric: str) -> None:
-        """Raises DataError, in the name of a metric, if a file that is needed is absent."""
 
     @abstractmethod
     def identity(self, get: Get) -> str:
@@ -67,9 +63,6 @@ class ClassifierFeatures(Extractor):
 
     classifier: Recipe
 
-    def check_ready(self, metric: str) -> None:
-        """Needs no file."""
-
     def identity(self, get: Get) -> str:
         """Returns the digest of the weights."""
         return fingerprint(get(self.classifier).energy)
@@ -83,8 +76,8 @@ class ClassifierFeatures(Extractor):
         model: Model = get(self.classifier)
         network: Any = model.energy
         with torch.no_grad(), evaluating(model):
-            parts = [network.features(part.float() / 127.5 - 1).double() for part in images.split(BATCH)]
-        features = torch.cat(parts).cpu()
+            features = in_chunks(lambda part: network.features(part.float() / 127.5 - 1), images, BATCH)
+        features = features.double().cpu()
         if not features.isfinite().all():
             raise ValueError("the features are not finite; the classifier that makes them is broken")
         return {"features": features}
@@ -97,10 +90,6 @@ class ClassifierFeatures(Extractor):
 @dataclass(frozen=True)
 class InceptionFeatures(Extractor):
     """The pooled features of Inception, and its logits."""
-
-    def check_ready(self, metric: str) -> None:
-        """Raises DataError unless the weights are here."""
-        extraction.inception_weights(metric)
 
     def identity(self, get: Get) -> str:
         """Returns the digest of the file of weights."""

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
+from ebmzoo.metrics import extraction
 from ebmzoo.metrics.extraction import LOGITS, POOLING, frechet_distance, inception_score
 from ebmzoo.metrics.features import (
     DataFeatures,
@@ -58,7 +59,7 @@ class InceptionScore(Metric):
 
     def check_ready(self) -> None:
         """Raises DataError unless Inception's weights are here."""
-        InceptionFeatures().check_ready(self.label)
+        extraction.inception_weights(self.label)
 
     def value(self, samples: Tensor, data: Dataset, split: str, get: Get, rng: Generator) -> float:
         """Returns the score.
@@ -108,7 +109,7 @@ class FID(Metric):
 
     def check_ready(self) -> None:
         """Raises DataError unless Inception's weights are here."""
-        InceptionFeatures().check_ready(self.label)
+        extraction.inception_weights(self.label)
 
     def value(self, samples: Tensor, data: Dataset, split: str, get: Get, rng: Generator) -> float:
         """Returns the distance, in squared units of the features."""

@@ -103,8 +103,7 @@ class NegativeLogLikelihood(Metric):
             FieldError: If samples are scored.
             ValueError: If the model's density is not known.
         """
-        if not isinstance(subject, Model):
-            raise FieldError(self, "partition", "used on a trained model, not on samples of one")
+        check_model(self, subject)
         x = data.load(split).to(subject.prior.anchor)
         return negative_log_likelihood(subject, x, self.partition, rng)
 
@@ -157,8 +156,7 @@ class BitsPerDimension(Metric):
             FieldError: If samples are scored.
             ValueError: If the model's density is not known.
         """
-        if not isinstance(subject, Model):
-            raise FieldError(self, "partition", "used on a trained model, not on samples of one")
+        check_model(self, subject)
         x = data.load(split)[: self.count].to(subject.prior.anchor)
         x = dequantised(x, self.width, rng)
         nats = negative_log_likelihood(subject, x, self.partition, rng)
@@ -168,6 +166,12 @@ class BitsPerDimension(Metric):
         """Returns what moves the value."""
         compared = "the whole split" if self.count is None else f"the first {self.count} of the split"
         return {"width": self.width, "partition": type(self.partition).__name__, "data": compared}
+
+
+def check_model(metric: Metric, subject: Any) -> None:
+    """Raises FieldError, in the name of a metric that has a ``partition``, unless a model is scored."""
+    if not isinstance(subject, Model):
+        raise FieldError(metric, "partition", "used on a trained model, not on samples of one")
 
 
 def negative_log_likelihood(model: Model, x: Tensor, partition: Partition, rng: Generator) -> float:

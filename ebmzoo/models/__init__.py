@@ -29,7 +29,7 @@ from ebmzoo.models.evaluation import (
     value_and_grad,
 )
 from ebmzoo.models.model import CompiledTarget, Model, NoEnergy, Target, Tilted
-from ebmzoo.models.posterior import Chained, Inverse, Posterior, inferred
+from ebmzoo.models.posterior import Chained, Inverse, Posterior
 from ebmzoo.models.priors import Box, Flat, Prior, StandardNormal
 
 __all__ = [
@@ -56,7 +56,6 @@ __all__ = [
     "evaluating",
     "frozen",
     "in_chunks",
-    "inferred",
     "log_base",
     "value_and_grad",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def value_and_grad(target: Target, u: Tensor) -> tuple[Tensor, Tensor]:
     return value.detach(), gradient
 
 
-def in_chunks(network: nn.Module, points: Tensor, chunk: int = 1000) -> Tensor:
+def in_chunks(network: Callable[[Tensor], Tensor], points: Tensor, chunk: int = 1000) -> Tensor:
     """Returns what a network makes of points (N, *), evaluated a chunk at a time to bound memory."""
     return torch.cat([network(part) for part in points.split(chunk)])
 

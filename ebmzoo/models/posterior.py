@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Generator, Tensor, nn
 
 
@@ -52,9 +51,3 @@ class Chained(Posterior):
     def draw(self, x: Tensor, rng: Generator) -> Tensor:
         """Returns a point for each datum."""
         return self.second.draw(self.first.draw(x, rng), rng)
-
-
-@torch.no_grad()
-def inferred(posterior: Posterior, x: Tensor, rng: Generator, chunk: int = 1000) -> Tensor:
-    """Returns what a posterior draws for data (N, *), a chunk at a time."""
-    return torch.cat([posterior.draw(part, rng) for part in x.split(chunk)])

@@ -13,6 +13,7 @@ from ebmzoo.classifiers import ClassifierEnergy
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
 from ebmzoo.metrics import Metric, SampledPartition
+from ebmzoo.metrics.likelihood import check_model
 from ebmzoo.models import Model, decoded, frozen, in_chunks
 from ebmzoo.samplers import Chains, settle
 from ebmzoo.store import Recipe
@@ -53,8 +54,7 @@ class KALE(Metric):
         Raises:
             FieldError: If samples are scored.
         """
-        if not isinstance(subject, Model):
-            raise FieldError(self, "partition", "used on a trained model, not on samples of one")
+        check_model(self, subject)
         x = data.load(split).to(subject.prior.anchor)
         energies = in_chunks(subject.energy, x).double()
         return float(-energies.mean() - self.partition.log(subject, rng).double())
