@@ -228,7 +228,7 @@ def test_a_run_killed_when_patience_has_just_run_out_is_not_trained_further(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("ebmzoo.recipes.save_tensors", die)
+        patch.setattr("ebmzoo.recipes.trained.save_tensors", die)
         with pytest.raises(Killed):
             Store(tmp_path).get(trained)
     Store(tmp_path).get(trained)

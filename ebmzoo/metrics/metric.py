@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -78,3 +79,10 @@ def check_finite(samples: Tensor) -> None:
             f"{wrong} of {len(samples)} samples are not finite, so there is nothing to score; look at the "
             "chains or the training that made them"
         )
+
+
+def finite(value: float, metric: Metric) -> float:
+    """Returns a score, or raises ValueError if it is no finite number."""
+    if not math.isfinite(value):
+        raise ValueError(f"{metric.label} of these samples is {value}")
+    return float(value)
