@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ebmzoo.recipes import Samples, Score
+from ebmzoo.recipes import Samples, Score, Trained
 from ebmzoo.runtime import OutOfTime, UnknownDevice, say
 from ebmzoo.store import DamagedArtifact, Recipe, Store
 from ebmzoo.tables import Cell, Table
-from ebmzoo.verdicts import Result
+from ebmzoo.training import Selection
+from ebmzoo.verdicts import Choice, Result
 
 
 def device_named(name: str) -> str:
@@ -136,11 +137,14 @@ def _result(
     behind = everything_behind([scores[seed] for seed in made])
     runs: list[dict[str, Any]] = []
     sampled: list[tuple[Samples, dict[str, Any]]] = []
+    trained: list[tuple[Trained, dict[str, Any]]] = []
     try:
         runs = [store.run(need) for need in behind if store.state(need) == "kept"]
         subjects = [scores[seed].subject for seed in made]
         samples = [each for each in subjects if isinstance(each, Samples) and store.state(each) == "kept"]
         sampled = [(each, store.run(each)) for each in samples]
+        models = [each.model if isinstance(each, Samples) else each for each in subjects]
+        trained = [(each, store.run(each)) for each in models if store.state(each) == "kept"]
     except DamagedArtifact as damaged:
         error = error or str(damaged)
     return Result(
@@ -149,6 +153,7 @@ def _result(
         seconds=sum(run["seconds"] for run in runs),
         gradient_evaluations=sum(run.get("gradient_evaluations", 0) for run in runs),
         cost=_cost(sampled),
+        choice=_choice(trained),
         diagnostics=_diagnostics(sampled),
         attempts=1 + max((len(run.get("attempts", ())) for run in runs), default=0),
         protocol=cell.score.protocol()["id"],
@@ -164,6 +169,26 @@ def _cost(sampled: Sequence[tuple[Samples, dict[str, Any]]]) -> dict[str, float]
     count = sum(samples.count for samples, _ in sampled)
     kinds = sampled[0][1]["evaluations"]
     return {kind: sum(run["evaluations"][kind] for _, run in sampled) / count for kind in kinds}
+
+
+def _choice(trained: Sequence[tuple[Trained, dict[str, Any]]]) -> Choice | None:
+    """Returns which of their models the selections of all runs kept, or None if there was none to choose."""
+    seen = [run.get("selection", {}) for _, run in trained]
+    rule = trained[0][0].selection if trained else None
+    if rule is None or not all("scores" in each for each in seen):
+        return None
+    watched = {split: [each["watched"][split] for each in seen] for split in rule.watch}
+    scores = {
+        split: (
+            statistics.fmean(dict(looks)[each["step"]] for looks, each in zip(found, seen, strict=True)),
+            statistics.fmean(looks[-1][1] for looks in found),
+        )
+        for split, found in {rule.split: [each["scores"] for each in seen], **watched}.items()
+    }
+    kept = statistics.fmean(each["step"] for each in seen)
+    last = statistics.fmean(each["scores"][-1][0] for each in seen)
+    label = rule.metric.label + (f" of {rule.count} samples" if isinstance(rule, Selection) else "")
+    return Choice(label, rule.split, kept, last, scores)
 
 
 def _diagnostics(sampled: Sequence[tuple[Samples, dict[str, Any]]]) -> dict[str, float]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ebmzoo.tables import Cell, Published
-from ebmzoo.verdicts import Judgement, Outcome, Result
+from ebmzoo.verdicts import Choice, Judgement, Outcome, Result
 
 DAGGER = "†"
 HEADER = (
@@ -24,6 +25,7 @@ HEADER = (
 )
 CLAIMS = "claims (ratio, with its 95 % interval over pairs of seeds; or the range, for a value to be reached)"
 DIAGNOSTICS = "samplers, in their own words (of the first shard, mean over seeds)"
+CHOICES = "models kept by a selection, and the last ones (mean over seeds)"
 RIGHT = {"published", "ours", "difference", "per sample", "attempts", "seconds"}
 KINDS = {"gradients": "∇E", "energies": "E", "decodings": "g"}
 
@@ -64,6 +66,15 @@ def diagnostics_text(diagnostics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.3g}" for name, value in diagnostics.items())
 
 
+def choice_text(choice: Choice) -> str:
+    """Returns which model was kept, such as ``update 8 of 9, chosen on valid; EMD on valid 2, last 3``."""
+    scores = "; ".join(
+        f"{choice.metric} on {split} {number(kept)}, last {number(last)}"
+        for split, (kept, last) in choice.scores.items()
+    )
+    return f"update {choice.kept:.0f} of {choice.last:.0f}, chosen on {choice.split}; {scores}"
+
+
 def difference(result: Result) -> float | None:
     """Returns ours minus published, or None where there is nothing that may be compared."""
     published = result.cell.published
@@ -102,6 +113,9 @@ def text(outcome: Outcome) -> str:
     noted = dict.fromkeys(f"{_place(r)}: {diagnostics_text(r.diagnostics)}" for r in results if r.diagnostics)
     if noted:
         lines += ["", DIAGNOSTICS, *(f"  {note}" for note in noted)]
+    chosen = dict.fromkeys(f"{_place(r)}: {choice_text(r.choice)}" for r in results if r.choice)
+    if chosen:
+        lines += ["", CHOICES, *(f"  {choice}" for choice in chosen)]
     failed: dict[str, list[str]] = {}
     for result in results:
         if result.error:
@@ -232,6 +246,7 @@ def _cell_json(result: Result, verdict: str | None, overrides: Sequence[str]) ->
         "artifacts": list(result.artifacts),
         "evaluations": None if result.cost is None else dict(result.cost),
         "diagnostics": dict(result.diagnostics),
+        "selection": None if result.choice is None else dataclasses.asdict(result.choice),
     }
 
 

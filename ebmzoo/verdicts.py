@@ -14,6 +14,25 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The model that a selection kept, beside the last one; means over seeds.
+
+    Arguments:
+        metric: The label of what it chose by.
+        split: The split that it chose on.
+        kept: After how many updates the model was kept.
+        last: After how many updates it looked for the last time.
+        scores: What the kept model and the last one scored, by split.
+    """
+
+    metric: str
+    split: str
+    kept: float
+    last: float
+    scores: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
 class Result:
     """What was measured for a cell.
 
@@ -28,6 +47,7 @@ class Result:
         error: Why a seed has no value, or None.
         cost: How often the model was evaluated for one sample, by kind (the fields of
             :class:`~ebmzoo.models.Evaluations`); or None for what is no sample, or was not recorded.
+        choice: Which model the selection kept, if there was one.
         diagnostics: What samplers said of themselves, on average over seeds: acceptance, for example.
     """
 
@@ -40,6 +60,7 @@ class Result:
     artifacts: tuple[str, ...] = ()
     error: str | None = None
     cost: Mapping[str, float] | None = None
+    choice: Choice | None = None
     diagnostics: Mapping[str, float] = field(default_factory=dict)
 
     @property

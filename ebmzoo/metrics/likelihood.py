@@ -13,7 +13,16 @@ from torch import Generator, Tensor
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
 from ebmzoo.metrics.metric import Metric
-from ebmzoo.models import Model, NoEnergy, Normalised, dequantised, evaluated, in_chunks, log_base
+from ebmzoo.models import (
+    Model,
+    NoEnergy,
+    Normalised,
+    chunk_sizes,
+    dequantised,
+    evaluated,
+    in_chunks,
+    log_base,
+)
 from ebmzoo.store import Recipe
 
 
@@ -67,7 +76,7 @@ class SampledPartition:
 
     def log(self, model: Model, rng: Generator) -> Tensor:
         r"""Returns :math:`\log \hat Z`, of shape ()."""
-        sizes = [min(10_000, self.count - done) for done in range(0, self.count, 10_000)]
+        sizes = chunk_sizes(self.count, 10_000)
         energies = [evaluated(model, model.prior.draw(size, rng))[1] for size in sizes]
         return torch.logsumexp(-torch.cat(energies).double(), 0) - math.log(self.count)
 

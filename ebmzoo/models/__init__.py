@@ -20,6 +20,7 @@ from ebmzoo.models.density import Invertible, Normalised, dequantised, log_base
 from ebmzoo.models.evaluation import (
     Evaluations,
     check_makes,
+    chunk_sizes,
     counting_evaluations,
     decoded,
     evaluated,
@@ -49,6 +50,7 @@ __all__ = [
     "Target",
     "Tilted",
     "check_makes",
+    "chunk_sizes",
     "counting_evaluations",
     "decoded",
     "dequantised",

@@ -36,6 +36,11 @@ def value_and_grad(target: Target, u: Tensor) -> tuple[Tensor, Tensor]:
     return value.detach(), gradient
 
 
+def chunk_sizes(count: int, chunk: int) -> list[int]:
+    """Returns how many of ``count`` points each chunk of at most ``chunk`` has."""
+    return [min(chunk, count - done) for done in range(0, count, chunk)]
+
+
 def in_chunks(network: Callable[[Tensor], Tensor], points: Tensor, chunk: int = 1000) -> Tensor:
     """Returns what a network makes of points (N, *), evaluated a chunk at a time to bound memory."""
     return torch.cat([network(part) for part in points.split(chunk)])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import added, not_negative, positive
-from ebmzoo.models import Evaluations, Model, counting_evaluations
+from ebmzoo.models import Evaluations, Model, chunk_sizes, counting_evaluations
 from ebmzoo.recipes.trained import Trained
 from ebmzoo.runtime import progress
 from ebmzoo.samplers import Sampler, recording_chains
@@ -75,7 +75,7 @@ class Samples(Recipe):
     def make(self, store: Store, folder: Path) -> dict[str, Any]:
         """Draws the samples."""
         model = store.get(self.model)
-        sizes = [min(self.shard, self.count - done) for done in range(0, self.count, self.shard)]
+        sizes = chunk_sizes(self.count, self.shard)
         paths = [folder / f"shard-{index:05d}.safetensors" for index in range(len(sizes))]
         facts: list[dict[str, Any]] = []
         for index in progress(range(len(sizes)), f"samples · seed {self.seed}", len(sizes)):

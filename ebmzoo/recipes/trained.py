@@ -23,7 +23,7 @@ from ebmzoo.store import (
     save_tensors,
     unfinished,
 )
-from ebmzoo.training import Batches, Log, Method, ModelSelection, Referee, Selection, Stop, fit
+from ebmzoo.training import Batches, Log, Look, Method, ModelSelection, Referee, Selection, Stop, fit
 from ebmzoo.training.divergence import Policy
 
 
@@ -66,6 +66,15 @@ class Trained(Recipe):
         """Returns the same recipe with ``index`` added to its seed and to those of its bases."""
         base = None if self.base is None else self.base.reseeded(index)
         return dataclasses.replace(self, seed=self.seed + index, base=base)
+
+    def needs(self) -> tuple[Recipe, ...]:
+        """Returns the recipes among the fields' values, and what else the selection compares with."""
+        selection = self.selection
+        if selection is None:
+            return super().needs()
+        splits = (selection.split, *selection.watch)
+        more = (need for split in splits for need in selection.metric.needs(self.data, split))
+        return tuple(dict.fromkeys((*super().needs(), *more)))
 
     def make(self, store: Store, folder: Path) -> dict[str, Any]:
         """Trains the model."""
@@ -127,17 +136,20 @@ class Trained(Recipe):
         selection = self.selection
         if selection is None:
             return None
-        device = store.runtime.torch_device()
+        device, metric = store.runtime.torch_device(), selection.metric
 
-        def score(model: Model, step: int, split: str) -> float:
-            purpose = f"selection {step}" if split == selection.split else f"selection {step} on {split}"
-            rng = self.rng(purpose, device)
+        def examine(model: Model, step: int) -> Look:
+            rng = self.rng(f"selection {step}", device)
+            others = {split: self.rng(f"selection {step} on {split}", device) for split in selection.watch}
             with torch.random.fork_rng(), evaluating(model):
                 subject = selection.subject(model, rng)
-                value = selection.metric.value(subject, self.data, split, store.get, rng)
-            return finite(value, selection.metric)
+                scores = {
+                    split: finite(metric.value(subject, self.data, split, store.get, each), metric)
+                    for split, each in {selection.split: rng, **others}.items()
+                }
+                return Look(scores, selection.remarks(model, subject, self.data))
 
-        return Referee(selection, score)
+        return Referee(selection, examine)
 
 
 def fingerprint(data: Tensor) -> str:

@@ -8,7 +8,7 @@ from ebmzoo.training.learner import Adam, Learner, Method, Optimizer, descend
 from ebmzoo.training.log import Log
 from ebmzoo.training.loop import fit
 from ebmzoo.training.rates import LinearDecay, LinearRise, Milestones, Rates, Scheduled
-from ebmzoo.training.selection import ModelSelection, Referee, Selection
+from ebmzoo.training.selection import Look, ModelSelection, Referee, Selection
 
 __all__ = [
     "Adam",
@@ -24,6 +24,7 @@ __all__ = [
     "LinearDecay",
     "LinearRise",
     "Log",
+    "Look",
     "LowerLearningRate",
     "Mapped",
     "Method",

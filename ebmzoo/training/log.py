@@ -36,12 +36,18 @@ class Log:
 
     def write(self, step: int, scalars: Mapping[str, float], values: Mapping[str, Tensor]) -> None:
         """Writes what is due at this step."""
+        self.note(step, scalars)
         writer = self._open(step)
-        for name, value in scalars.items():
-            writer.add_scalar(name, value, step)
         if step % self.picture_interval == 0:
             for name, points in values.items():
                 self._picture(writer, name, points, step)
+
+    def note(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes scalars at this step, whether anything else is due or not."""
+        if self.folder is None:
+            return
+        for name, value in scalars.items():
+            self._open(step).add_scalar(name, value, step)
 
     def _picture(self, writer: SummaryWriter, name: str, value: Tensor, step: int) -> None:
         if value.ndim == 1:

@@ -132,7 +132,7 @@ class _Session:
         if log.wants(done.step):
             log.write(done.step, scalars | _learning_rates(self.run.learner), values)
         if self.referee is not None:
-            self.stopped = self.referee.look(self.run.learner.model, done)
+            self.stopped = self.referee.look(self.run.learner.model, done, log)
         if self.policy.every is not None and done.step % self.policy.every == 0:
             self.mark(self.policy.every)
         if time.monotonic() - self.saved > SAVE_INTERVAL:

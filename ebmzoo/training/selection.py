@@ -10,14 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Generator, Tensor
 
-from ebmzoo.data.dataset import SPLITS
+from ebmzoo.data.dataset import SPLITS, Dataset
 from ebmzoo.fields import FieldError, added, positive
 from ebmzoo.metrics.metric import Metric
-from ebmzoo.models import Model
+from ebmzoo.models import Model, NoEnergy, chunk_sizes, in_chunks
 from ebmzoo.samplers.draw import Sampler
 from ebmzoo.training.checkpoint import Progress
+from ebmzoo.training.log import Log
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Selection:
         patience: After how many scores without a better one training stops; None to go on to the end.
         split: The split that samples are compared with.
         watch: Splits whose scores are recorded too, and choose nothing.
+        shard: The number of samples that are drawn at once, or None for all.
     """
 
     metric: Metric
@@ -41,16 +44,34 @@ class Selection:
     patience: int | None = None
     split: str = "valid"
     watch: tuple[str, ...] = added(())
+    shard: int | None = added(None)
 
     def __post_init__(self) -> None:
         positive(self, "count")
+        if self.shard is not None:
+            positive(self, "shard")
         _check(self)
         if self.metric.of_model:
             raise FieldError(self, "metric", "a metric of samples; ModelSelection takes those of models")
 
     def subject(self, model: Model, rng: Generator) -> Tensor:
         """Returns samples of the model."""
-        return self.sampler.draw(model, self.count, rng)
+        sizes = chunk_sizes(self.count, self.shard or self.count)
+        return torch.cat([self.sampler.draw(model, size, rng) for size in sizes])
+
+    def remarks(self, model: Model, subject: Any, data: Dataset) -> dict[str, float]:
+        """Returns the energy gap on the training data and on the split that chooses, for the log.
+
+        Where an energy learns its training data by heart, the first grows and the second does not.
+        """
+        if isinstance(model.energy, NoEnergy):
+            return {}
+        samples = _mean_energy(model, subject)
+        gaps = {}
+        for split in ("train", self.split):
+            x = data.restored(data.stored(split)[: self.count].to(subject.device))
+            gaps[f"energy_gap/{split}"] = samples - _mean_energy(model, x)
+        return gaps
 
 
 @dataclass(frozen=True)
@@ -81,6 +102,11 @@ class ModelSelection:
         del rng
         return model
 
+    def remarks(self, model: Model, subject: Any, data: Dataset) -> dict[str, float]:
+        """Returns nothing: all there is to say of a model is its score."""
+        del model, subject, data
+        return {}
+
 
 Rule = Selection | ModelSelection
 
@@ -95,26 +121,48 @@ def _check(rule: Rule) -> None:
         raise FieldError(rule, "watch", f"splits other than {rule.split!r}: {', '.join(SPLITS)}")
 
 
+@torch.no_grad()
+def _mean_energy(model: Model, x: Tensor) -> float:
+    return float(in_chunks(model.energy, x).mean())
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a selection sees of a model.
+
+    Arguments:
+        scores: The score on each split that chooses or is watched.
+        remarks: What else goes to the log.
+    """
+
+    scores: dict[str, float]
+    remarks: dict[str, float]
+
+
 class Referee:
     """Carries out a selection during one run.
 
     Arguments:
         selection: The rule.
-        score: Scores the model at a given number of updates on a split.
+        examine: Looks at the model at a given number of updates.
     """
 
-    def __init__(self, selection: Rule, score: Callable[[Model, int, str], float]):
-        self.selection, self.score = selection, score
+    def __init__(self, selection: Rule, examine: Callable[[Model, int], Look]):
+        self.selection, self.examine = selection, examine
 
-    def look(self, model: Model, progress: Progress) -> bool:
+    def look(self, model: Model, progress: Progress, log: Log) -> bool:
         """Scores the model if it is time to, and returns whether training should stop."""
         if progress.step % self.selection.every:
             return False
-        value = self.score(model, progress.step, self.selection.split)
+        look = self.examine(model, progress.step)
+        label = self.selection.metric.label
+        log.note(progress.step, {f"{label}/{split}": value for split, value in look.scores.items()})
+        log.note(progress.step, look.remarks)
+        value = look.scores[self.selection.split]
         seen: dict[str, Any] = progress.selection
         seen.setdefault("scores", []).append([progress.step, value])
         for split in self.selection.watch:
-            watched = [progress.step, self.score(model, progress.step, split)]
+            watched = [progress.step, look.scores[split]]
             seen.setdefault("watched", {}).setdefault(split, []).append(watched)
         sign = 1.0 if self.selection.metric.lower_is_better else -1.0
         if "model" not in seen or sign * value < sign * seen["value"]:

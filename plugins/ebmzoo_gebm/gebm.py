@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ebmzoo.energies import Energy
 from ebmzoo.fields import FieldError, not_negative, positive
 from ebmzoo.generators import Generator
-from ebmzoo.models import Model, NoEnergy, Prior, StandardNormal, check_makes, frozen
+from ebmzoo.models import Model, NoEnergy, Prior, StandardNormal, check_makes, chunk_sizes, frozen
 from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend
 from ebmzoo.training.learner import Part
 from ebmzoo_gebm.criteria import Criterion, FenchelKALE
@@ -223,8 +223,7 @@ class GEBMLearner(Learner):
     @torch.no_grad()
     def _begin(self, rng: RandomGenerator) -> None:
         """Sets the amortised log-partition from samples of the base."""
-        count = self.method.initial_samples
-        counts = [min(1000, count - done) for done in range(0, count, 1000)]
+        counts = chunk_sizes(self.method.initial_samples, 1000)
         energies = [self.model.energy(self._samples(count, rng)) for count in counts]
         self.log_z.copy_(log_mean_exp(-torch.cat(energies)))
 
