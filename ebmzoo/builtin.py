@@ -71,6 +71,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
         ],
         "metrics": [
             metrics.ModesFound,
+            metrics.TrainingCost,
             metrics.HighQuality,
             metrics.HighQualitySpread,
             metrics.ModeBalance,
@@ -121,7 +122,8 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
                 training.FreshNoise,
             ),
             *(recipes.Trained, recipes.Samples, recipes.Score, recipes.BestSeen),
-            *(tables.Table, tables.Cell, tables.Cells, tables.Published, tables.Better, tables.Reaches),
+            *(tables.Table, tables.Cell, tables.Cells, tables.Published),
+            *(tables.Better, tables.Fraction, tables.Reaches),
             *(figures.Comparison, figures.LatentPath, curves.BudgetCurves, curves.Curve),
         ],
     }

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ebmzoo.tables import Cell, Published
-from ebmzoo.verdicts import Choice, Judgement, Outcome, Result
+from ebmzoo.verdicts import NOT_ASKED, Choice, Judgement, Outcome, Result
 
 DAGGER = "†"
 HEADER = (
@@ -23,7 +22,7 @@ HEADER = (
     "seconds",
     "artifact",
 )
-CLAIMS = "claims (ratio, with its 95 % interval over pairs of seeds; or the range, for a value to be reached)"
+CLAIMS = "claims (ratio, with its 95 % interval over pairs of seeds; or its range over seeds)"
 DIAGNOSTICS = "samplers, in their own words (of the first shard, mean over seeds)"
 CHOICES = "models kept by a selection, and the last ones (mean over seeds)"
 RIGHT = {"published", "ours", "difference", "per sample", "attempts", "seconds"}
@@ -109,7 +108,7 @@ def text(outcome: Outcome) -> str:
         if verdict == "underspecified" and result.cell.published:
             lines.append(f"underspecified: {_place(result)}: {result.cell.published.underspecified}")
     if outcome.table.claims:
-        lines += ["", CLAIMS, *map(claim_text, outcome.judgements())]
+        lines += ["", CLAIMS, *_claims(outcome.judgements())]
     noted = dict.fromkeys(f"{_place(r)}: {diagnostics_text(r.diagnostics)}" for r in results if r.diagnostics)
     if noted:
         lines += ["", DIAGNOSTICS, *(f"  {note}" for note in noted)]
@@ -145,6 +144,13 @@ def mixed_places(results: Sequence[Result]) -> set[tuple[str, str]]:
     for result in results:
         protocols.setdefault((result.cell.column, result.cell.metric), set()).add(result.protocol)
     return {place for place, found in protocols.items() if len(found) > 1}
+
+
+def _claims(judgements: Sequence[Judgement]) -> list[str]:
+    asked = [judgement for judgement in judgements if judgement.open != NOT_ASKED]
+    others = len(judgements) - len(asked)
+    rest = [f"  {others} more about cells that were not asked for"] if others else []
+    return [*map(claim_text, asked), *rest]
 
 
 def claim_text(judgement: Judgement) -> str:
@@ -246,8 +252,15 @@ def _cell_json(result: Result, verdict: str | None, overrides: Sequence[str]) ->
         "artifacts": list(result.artifacts),
         "evaluations": None if result.cost is None else dict(result.cost),
         "diagnostics": dict(result.diagnostics),
-        "selection": None if result.choice is None else dataclasses.asdict(result.choice),
+        "selection": _choice_json(result.choice),
     }
+
+
+def _choice_json(choice: Choice | None) -> dict[str, Any] | None:
+    if choice is None:
+        return None
+    scores = {split: {"kept": kept, "last": last} for split, (kept, last) in choice.scores.items()}
+    return vars(choice) | {"scores": scores}
 
 
 def _published_json(published: Published | None) -> dict[str, Any] | None:

@@ -179,7 +179,37 @@ class Reaches:
         return ((self.row, self.column, self.metric),)
 
 
-Claim = Better | Reaches
+@dataclass(frozen=True)
+class Fraction:
+    """The claim that one row's value is at most a fraction of another's, in each pair of seeds.
+
+    Arguments:
+        claim: The claim in words.
+        row: The row that is claimed to have the smaller value.
+        than: The row that it is compared with.
+        column: The column.
+        metric: The label of the metric.
+        at_most: The fraction.
+    """
+
+    claim: str
+    row: str
+    than: str
+    column: str
+    metric: str
+    at_most: float
+
+    def __post_init__(self) -> None:
+        positive(self, "at_most")
+        if self.row == self.than:
+            raise FieldError(self, "than", "another row")
+
+    def mentions(self) -> tuple[tuple[str, str, str], ...]:
+        """Returns the row, column and metric of each cell that the claim is about."""
+        return ((self.row, self.column, self.metric), (self.than, self.column, self.metric))
+
+
+Claim = Better | Reaches | Fraction
 
 
 @dataclass(frozen=True)
@@ -197,7 +227,7 @@ class Table:
 
     source: str
     cells: tuple[Cell | Cells, ...]
-    claims: tuple[Better | Reaches, ...] = ()
+    claims: tuple[Claim, ...] = ()
     figures: tuple[Figure, ...] = ()
     tolerance: float = 0.05
 

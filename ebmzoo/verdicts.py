@@ -7,10 +7,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ebmzoo.tables import Better, Cell, Claim, Reaches, Table
+from ebmzoo.tables import Better, Cell, Claim, Fraction, Reaches, Table
 
 CONFIDENCE = 0.95
 """The level of every interval."""
+
+NOT_ASKED = "not all cells that it is about were asked for"
+"""Why a claim is open when a part of the table was made."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Judgement:
     Arguments:
         claim: The claim in words.
         ratio: The ratio of the better row to the other, or to the claimed value.
-        low: The lower end of its interval; or, for a value to be reached, its least ratio of any seed.
+        low: The lower end of its interval; or, where each seed is judged, the least ratio of any.
         high: The upper end, likewise.
         holds: Whether the claim holds; None if that cannot be told.
         open: Why it cannot be told, or nothing.
@@ -147,11 +150,15 @@ def judge(claim: Claim, results: Mapping[Place, Result]) -> Judgement:
         results: The measurements by row, column and metric.
     """
     found = [results.get(place) for place in claim.mentions()]
+    if None in found:
+        return Judgement(claim.claim, open=NOT_ASKED)
     measured = [result for result in found if result is not None and result.complete]
     if len(measured) < len(found):
         return Judgement(claim.claim, open="not enough cells were made to tell")
     if isinstance(claim, Better):
         return _judge_better(claim, *measured)
+    if isinstance(claim, Fraction):
+        return _judge_fraction(claim, *measured)
     return _judge_reaches(claim, *measured)
 
 
@@ -168,6 +175,14 @@ def _judge_better(claim: Better, row: Result, than: Result) -> Judgement:
     low, high = ratio * math.exp(-half), ratio * math.exp(half)
     holds = high < 1 if row.cell.score.metric.lower_is_better else low > 1
     return Judgement(claim.claim, ratio, low, high, holds)
+
+
+def _judge_fraction(claim: Fraction, row: Result, than: Result) -> Judgement:
+    if min(than.values) <= 0:
+        return Judgement(claim.claim, open="not all values are above zero, so they have no ratios")
+    ratios = [a / b for a, b in zip(row.values, than.values, strict=False)]
+    low, high = min(ratios), max(ratios)
+    return Judgement(claim.claim, statistics.fmean(ratios), low, high, high <= claim.at_most)
 
 
 def _judge_reaches(claim: Reaches, row: Result) -> Judgement:

@@ -19,7 +19,7 @@ from ebmzoo.rendering import (
     text,
 )
 from ebmzoo.tables import Better, Reaches, Table
-from ebmzoo.verdicts import Judgement, Outcome
+from ebmzoo.verdicts import Choice, Judgement, Outcome
 
 FD, SHARE = Planted("FD"), Planted("share", higher=True)
 
@@ -46,7 +46,12 @@ NOTED = {"acceptance": 0.5, "never_moved": 0.0}
 RESULTS = (
     result((10.0, 10.5, 11.0), VAE_FD),
     dataclasses.replace(
-        result((0.25, 0.5, 0.75), VAE_SHARE), attempts=2, seconds=12.4, cost=COST, diagnostics=NOTED
+        result((0.25, 0.5, 0.75), VAE_SHARE),
+        attempts=2,
+        seconds=12.4,
+        cost=COST,
+        diagnostics=NOTED,
+        choice=Choice("FD of 9 samples", "valid", 2.0, 3.0, {"valid": (4.0, 5.0)}),
     ),
     result((5.0, 5.25, 5.5), EBM_FD),
     dataclasses.replace(result((0.5,), EBM_SHARE, missing=2), error="the disk is full"),
@@ -70,13 +75,16 @@ per sample: evaluations of the gradient of E(g(u)), of E(g(u)), and of the decod
 † quoted from memory by somebody, seen in no source; never compared
 underspecified: VAE + EBM · digits: the step size; 0.005 here
 
-claims (ratio, with its 95 % interval over pairs of seeds; or the range, for a value to be reached)
+claims (ratio, with its 95 % interval over pairs of seeds; or its range over seeds)
   ✓ holds      the tilt is closer (ratio 0.5, 0.5 to 0.5)
   ? open       the tilt has more (not enough cells were made to tell)
   ✗ not shown  the VAE reaches one half (ratio 1, 0.5 to 1.5)
 
 samplers, in their own words (of the first shard, mean over seeds)
   VAE · digits: acceptance 0.5, never_moved 0
+
+models kept by a selection, and the last ones (mean over seeds)
+  VAE · digits: update 2 of 3, chosen on valid; FD of 9 samples on valid 4, last 5
 
 failed
   VAE + EBM · digits: the disk is full
@@ -183,11 +191,14 @@ CELL_KEYS = [
 ]
 
 
+LATER_KEYS = ["values", "artifacts", "evaluations", "diagnostics", "selection"]
+
+
 def test_json_keeps_its_contract():
     document = as_json(outcome("laptop", ("Trained.steps = 3",)))
     assert list(document) == ["table", "source", "scale", "cells", "claims"]
     for made in document["cells"]:
-        assert list(made) == [*CELL_KEYS, "values", "artifacts", "evaluations", "diagnostics"]
+        assert list(made) == [*CELL_KEYS, *LATER_KEYS]
         assert made["published"] is None or list(made["published"]) == ["value", "std", "source", "status"]
         assert made["overrides"] == ["Trained.steps = 3"]
     for claim in document["claims"]:
@@ -222,6 +233,13 @@ def test_json_by_hand():
         "artifacts": ["score-000000000000", "score-000000000001", "score-000000000002"],
         "evaluations": {"gradients": 100.0, "energies": 0.0, "decodings": 1.0},
         "diagnostics": {"acceptance": 0.5, "never_moved": 0.0},
+        "selection": {
+            "metric": "FD of 9 samples",
+            "split": "valid",
+            "kept": 2.0,
+            "last": 3.0,
+            "scores": {"valid": {"kept": 4.0, "last": 5.0}},
+        },
     }
     assert made["cells"][4]["value"] is None
     assert made["cells"][4]["artifact"] is None

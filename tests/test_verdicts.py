@@ -9,7 +9,7 @@ import pytest
 from planted import Planted, cell, published, result
 from scipy.stats import binom
 
-from ebmzoo.tables import Better, Reaches, Table
+from ebmzoo.tables import Better, Fraction, Reaches, Table
 from ebmzoo.verdicts import Judgement, Outcome, Result, half_width, judge, verdict
 
 T2 = 0.95 / math.sqrt(2 * 0.975 * 0.025)
@@ -146,13 +146,27 @@ def test_planted_studies():
     assert low <= shown <= high
 
 
+def spent(a: tuple[float, ...], b: tuple[float, ...]) -> Judgement:
+    """Returns what becomes of the claim that row a has at most half the value of row b."""
+    claim = Fraction("a takes at most half of b", "a", "b", "toy", "EMD", 0.5)
+    return judge(claim, {(row, "toy", "EMD"): result(v, cell(row)) for row, v in (("a", a), ("b", b))})
+
+
+def test_a_fraction_is_judged_with_every_seed():
+    made = spent((1.0, 2.0), (2.0, 8.0))
+    assert (made.ratio, made.low, made.high, made.holds) == (0.375, 0.25, 0.5, True)
+    assert spent((1.0, 2.1), (8.0, 4.0)).holds is False
+    assert spent((1.0,), (4.0,)).holds is True
+
+
 OPEN = [
     (study((0.5,), (1.0,)), "one seed has no interval"),
     (study((0.5, 0.5), (1.0, 1.0), missing=1), "not enough cells were made to tell"),
     (study((), (1.0, 1.0), missing=2), "not enough cells were made to tell"),
     (study((0.0, 0.5), (1.0, 1.0)), "not all values are above zero, so they have no ratios"),
     (study((0.5, 0.5), (1.0, -1.0)), "not all values are above zero, so they have no ratios"),
-    (judge(BETTER, {}), "not enough cells were made to tell"),
+    (judge(BETTER, {}), "not all cells that it is about were asked for"),
+    (spent((0.5,), (0.0,)), "not all values are above zero, so they have no ratios"),
 ]
 
 

@@ -1,6 +1,7 @@
 """Metrics: numbers that say how good samples, or models, are."""
 
 from ebmzoo.metrics.accuracy import Accuracy
+from ebmzoo.metrics.cost import TrainingCost
 from ebmzoo.metrics.distances import EMD, MMD, SlicedWasserstein
 from ebmzoo.metrics.fidelity import Coverage, Density, FrechetDistance, KernelDistance, Precision, Recall
 from ebmzoo.metrics.inception import FID, InceptionScore
@@ -10,7 +11,7 @@ from ebmzoo.metrics.likelihood import (
     NegativeLogLikelihood,
     SampledPartition,
 )
-from ebmzoo.metrics.metric import Metric, check_finite
+from ebmzoo.metrics.metric import Metric, Subject, check_finite
 from ebmzoo.metrics.modes import HighQuality, HighQualitySpread, ModeBalance, ModesFound
 
 __all__ = [
@@ -35,5 +36,7 @@ __all__ = [
     "Recall",
     "SampledPartition",
     "SlicedWasserstein",
+    "Subject",
+    "TrainingCost",
     "check_finite",
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
-from ebmzoo.metrics.metric import Metric
+from ebmzoo.metrics.metric import Metric, Subject
 from ebmzoo.models import in_chunks
 from ebmzoo.store import Recipe
 
@@ -29,7 +29,7 @@ class Accuracy(Metric):
     """The percentage of a split whose class is the one with the largest logit."""
 
     lower_is_better: ClassVar[bool] = False
-    of_model: ClassVar[bool] = True
+    scores: ClassVar[Subject] = "model"
 
     @property
     def label(self) -> str:

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
-from ebmzoo.metrics.metric import Metric
+from ebmzoo.metrics.metric import Metric, Subject
 from ebmzoo.models import (
     Model,
     NoEnergy,
@@ -94,7 +94,7 @@ class NegativeLogLikelihood(Metric):
     """
 
     lower_is_better: ClassVar[bool] = True
-    of_model: ClassVar[bool] = True
+    scores: ClassVar[Subject] = "model"
     partition: Partition = ExactPartition()
 
     @property
@@ -140,7 +140,7 @@ class BitsPerDimension(Metric):
     """
 
     lower_is_better: ClassVar[bool] = True
-    of_model: ClassVar[bool] = True
+    scores: ClassVar[Subject] = "model"
     width: float = 2 / 255
     partition: Partition = ExactPartition()
     count: int | None = None

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.store import Recipe, describe
+
+Subject = Literal["samples", "model", "record"]
+"""What a metric may score."""
 
 
 class Metric(ABC):
@@ -21,8 +24,8 @@ class Metric(ABC):
 
     lower_is_better: ClassVar[bool]
 
-    of_model: ClassVar[bool] = False
-    """Whether a trained model itself is scored, not samples of it."""
+    scores: ClassVar[Subject] = "samples"
+    """What is scored: samples, a trained model itself, or the record of its training."""
 
     @property
     @abstractmethod
@@ -33,10 +36,10 @@ class Metric(ABC):
     def value(
         self, subject: Any, /, data: Dataset, split: str, get: Callable[[Recipe], Any], rng: Generator
     ) -> float:
-        """Scores samples, or a model, against one split of the data.
+        """Scores samples, a model or a record, against one split of the data.
 
         Arguments:
-            subject: The samples, of shape (N, *data.shape), or the model.
+            subject: The samples, of shape (N, *data.shape), the model, or the record, a mapping.
             data: The data set.
             split: The split that the samples are compared with.
             get: Opens an artifact of the store, such as a classifier whose features are compared.

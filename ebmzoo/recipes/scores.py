@@ -43,8 +43,9 @@ class Score(Recipe):
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise FieldError(self, "split", f"one of {', '.join(SPLITS)}")
-        if self.metric.of_model != isinstance(self.subject, Trained):
-            kinds = ("a trained model", "samples") if self.metric.of_model else ("samples", "a trained model")
+        of_samples = self.metric.scores == "samples"
+        if of_samples != isinstance(self.subject, Samples):
+            kinds = ("samples", "a trained model") if of_samples else ("a trained model", "samples")
             raise FieldError(
                 self, "subject", f"{kinds[0]}, since {self.metric.label} does not score {kinds[1]}"
             )
@@ -70,6 +71,8 @@ class Score(Recipe):
         """
         self.metric.check_ready()
         subject = store.get(self.subject)
+        if self.metric.scores == "record":
+            subject = store.run(self.subject)
         for need in self.needs():
             store.get(need)  # so that its time does not count here
         began = time.monotonic()

@@ -103,6 +103,7 @@ class Trained(Recipe):
             "updates": done.step,
             "seconds": round(done.seconds, 3),
             "gradient_evaluations": done.gradients,
+            "data_drawn": done.data,
             "attempts": done.attempts,
             "last": done.last,
             "selection": {name: value for name, value in done.selection.items() if name != "model"},

@@ -30,6 +30,9 @@ class Batches:
         batch_size: The size of every batch, at most N.
         rng: The generator of the orders; it belongs to this object alone.
         restored: Makes of data as they are held, (B, *), what is learnt from; nothing by default.
+
+    Attributes:
+        drawn: How many data were drawn by this object, in this process.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Batches:
         self.restored = restored
         self.order = torch.empty(0, dtype=torch.long, device=data.device)
         self.cursor = 0
+        self.drawn = 0
 
     def draw(self) -> Batch:
         """Returns the next minibatch."""
@@ -56,6 +60,7 @@ class Batches:
             self.cursor = 0
         index = self.order[self.cursor : self.cursor + self.batch_size]
         self.cursor += self.batch_size
+        self.drawn += self.batch_size
         labels = None if self.labels is None else self.labels.index_select(0, index)
         return Batch(self.restored(self.data.index_select(0, index)), labels)
 

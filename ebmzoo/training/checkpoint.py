@@ -23,6 +23,7 @@ class Progress:
         step: The number of updates made.
         seconds: The time they took, over all sessions.
         gradients: The number of gradients of targets, one per chain.
+        data: The number of data in all minibatches.
         attempts: What was done about divergence, one entry for each time training went back.
         selection: What the selection of the best model has seen.
         last: The scalars that the last update reported.
@@ -31,6 +32,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     gradients: int = 0
+    data: int = 0
     attempts: list[dict[str, Any]] = field(default_factory=list)
     selection: dict[str, Any] = field(default_factory=dict)
     last: dict[str, float] = field(default_factory=dict)

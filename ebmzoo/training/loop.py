@@ -70,9 +70,11 @@ def fit(
             if deadline.passed:
                 session.save()
                 raise OutOfTime
+            drawn = batches.drawn
             with counting_evaluations() as evaluations:
                 values = learner.step(batches, rng)
             done.step += 1
+            done.data += batches.drawn - drawn
             done.gradients += evaluations.gradients
             session.finish_update(values, log)
     finally:
@@ -150,7 +152,7 @@ class _Session:
                 "sampler's step, or declare a policy that goes back and changes something "
                 "(Trained.divergence = @GoBack())"
             )
-        gradients, seconds = run.progress.gradients, run.progress.seconds
+        spent = {name: getattr(run.progress, name) for name in ("gradients", "data", "seconds")}
         run.load(self._trusted(step))
         applied = len(run.progress.attempts)
         words = ""
@@ -158,7 +160,7 @@ class _Session:
             words = self.policy.amend(run.learner, run.rng, attempt + 1)
         attempt_record = {"step": step, "saw": seen, "went_back_to": run.progress.step, "changed": words}
         run.progress.attempts = [*attempts, attempt_record]
-        run.progress.gradients, run.progress.seconds = gradients, seconds
+        vars(run.progress).update(spent)
         say(f"update {step}: {seen}; back to update {run.progress.step}, {words}")
         self.save()
 

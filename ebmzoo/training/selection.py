@@ -51,7 +51,7 @@ class Selection:
         if self.shard is not None:
             positive(self, "shard")
         _check(self)
-        if self.metric.of_model:
+        if self.metric.scores != "samples":
             raise FieldError(self, "metric", "a metric of samples; ModelSelection takes those of models")
 
     def subject(self, model: Model, rng: Generator) -> Tensor:
@@ -94,7 +94,7 @@ class ModelSelection:
 
     def __post_init__(self) -> None:
         _check(self)
-        if not self.metric.of_model:
+        if self.metric.scores != "model":
             raise FieldError(self, "metric", "a metric of models; Selection takes those of samples")
 
     def subject(self, model: Model, rng: Generator) -> Model:

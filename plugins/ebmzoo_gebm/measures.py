@@ -12,7 +12,7 @@ from torch import Generator
 from ebmzoo.classifiers import ClassifierEnergy
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
-from ebmzoo.metrics import Metric, SampledPartition
+from ebmzoo.metrics import Metric, SampledPartition, Subject
 from ebmzoo.metrics.likelihood import check_model
 from ebmzoo.models import Model, decoded, frozen, in_chunks
 from ebmzoo.samplers import Chains, settle
@@ -37,7 +37,7 @@ class KALE(Metric):
     """
 
     lower_is_better: ClassVar[bool] = True
-    of_model: ClassVar[bool] = True
+    scores: ClassVar[Subject] = "model"
     partition: SampledPartition = SampledPartition()
 
     @property
@@ -78,7 +78,7 @@ class ClassChanges(Metric):
     """
 
     lower_is_better: ClassVar[bool] = False
-    of_model: ClassVar[bool] = True
+    scores: ClassVar[Subject] = "model"
     sampler: Chains
     classifier: Recipe
     count: int = 1000
