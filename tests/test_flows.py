@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -180,6 +181,23 @@ def test_the_mixing_begins_as_a_rotation() -> None:
     torch.manual_seed(0)
     weight = Mixing(12).double().weight().detach()
     torch.testing.assert_close(weight @ weight.T, torch.eye(12, dtype=torch.float64), atol=1e-5, rtol=0)
+
+
+def test_the_inverse_is_kept_while_the_mixing_stays_as_it_is() -> None:
+    """A copy, a changed parameter and another precision have inverses of their own."""
+    mixing = Mixing(6)
+    assert mixing.inverse().requires_grad
+    mixing.requires_grad_(False)
+    kept = mixing.inverse()
+    assert mixing.inverse() is kept
+    copied = copy.deepcopy(mixing)
+    with torch.no_grad():
+        copied.log_scale.add_(0.5)
+    for each in (mixing, copied):
+        torch.testing.assert_close(each.inverse() @ each.weight(), torch.eye(6), atol=1e-5, rtol=0)
+    mixing.load_state_dict(copied.state_dict())
+    torch.testing.assert_close(mixing.inverse() @ mixing.weight(), torch.eye(6), atol=1e-5, rtol=0)
+    assert mixing.double().inverse().dtype == torch.float64
 
 
 def test_fresh_couplings_do_nothing() -> None:

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Generator, Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
 from ebmzoo import config
+from ebmzoo.cli import main
 from ebmzoo.data import Dataset
 from ebmzoo.data.dataset import DataError, check_split
 from ebmzoo.fields import FieldError
@@ -110,7 +112,7 @@ def test_without_weights_the_error_says_all_that_is_needed(metric: Metric, hub: 
     message = str(caught.value)
     assert message.startswith(f"{metric.label} needs the weights of torch-fidelity's Inception")
     assert f"{hub} (absent)" in message
-    assert "EBMZOO_INCEPTION names (not set)" in message
+    assert "--weights or EBMZOO_INCEPTION names (neither is given)" in message
     assert extraction.INCEPTION_URL in message
     assert "FD-<name>" in message
 
@@ -149,6 +151,17 @@ def test_the_first_whole_file_is_taken(hub: Path, tmp_path: Path, monkeypatch: p
     assert extraction.inception_weights("IS") == other
     hub.write_bytes(whole)
     assert extraction.inception_weights("IS") == hub
+
+
+def test_weights_that_the_command_line_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "other.pth"
+    other.write_bytes(b"whole")
+    monkeypatch.setattr(extraction, "INCEPTION_SHA256", hashlib.sha256(b"whole").hexdigest())
+    monkeypatch.setenv("EBMZOO_INCEPTION", "")  # so that it is put back afterwards
+    asked = ["plan", "tilting/toy", "--scale", "smoke", "--store", str(tmp_path), "--weights"]
+    assert CliRunner().invoke(main, [*asked, str(other)]).exit_code == 0
+    assert extraction.inception_weights("FID") == other
+    assert CliRunner().invoke(main, [*asked, str(tmp_path / "absent.pth")]).exit_code == 2
 
 
 def test_the_digest_is_of_the_file_that_torch_fidelity_downloads() -> None:

@@ -36,6 +36,7 @@ from laws import (
 )
 from scipy import linalg, stats
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ebmzoo.energies import ConvEnergy, MLPEnergy, ResidualEnergy
 from ebmzoo.fields import FieldError
@@ -61,6 +62,7 @@ from ebmzoo.samplers import (
     evolve,
     metropolis,
     settle,
+    settle_with_report,
 )
 
 KERNELS: dict[str, Kernel] = {
@@ -554,6 +556,32 @@ def test_sgld_stays_in_its_box_and_tells_what_it_holds_back():
 
 
 # Schedules
+
+
+class Derivation(nn.Module):
+    """Derives a weight from another, and counts how often it is asked to."""
+
+    def __init__(self):
+        super().__init__()
+        self.times = 0
+
+    def forward(self, weight):
+        self.times += 1
+        return 2 * weight
+
+
+@pytest.mark.parametrize("run", [settle, settle_with_report])
+def test_a_chain_derives_weights_once(run):
+    energy = nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))
+    derivation = Derivation()
+    parametrize.register_parametrization(energy[0], "weight", derivation)
+    model = Model(StandardNormal((2,)), nn.Identity(), energy).requires_grad_(False)
+    schedule, start = (Stage(Langevin(0.01), 5),), torch.zeros(3, 2)
+    derivation.times = 0
+    run(schedule, model.target(), start, torch.Generator())
+    assert derivation.times == 1
+    run(schedule, model.target(), start, torch.Generator())
+    assert derivation.times == 2
 
 
 def test_a_decay_is_a_stage_for_each_step_size():

@@ -104,6 +104,10 @@ table_options = _stack(
         "--data", type=click.Path(path_type=Path, exists=True, file_okay=False), envvar="EBMZOO_DATA",
         metavar="DIR", help="Where data sets are that are not built in (EBMZOO_DATA).",
     ),
+    click.option(
+        "--weights", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
+        help="Inception's weights, for FID and IS (EBMZOO_INCEPTION).",
+    ),
     debug_option,
 )  # fmt: skip
 
@@ -138,11 +142,17 @@ def warn_of_broken_plugins() -> None:
 
 
 def configure(
-    names: Sequence[str], scale: str, sets: Sequence[str], files: Sequence[str], data: Path | None
+    names: Sequence[str],
+    scale: str,
+    sets: Sequence[str],
+    files: Sequence[str],
+    data: Path | None,
+    weights: Path | None,
 ) -> list[Configured]:
     """Returns tables as they were asked for."""
-    if data is not None:
-        os.environ["EBMZOO_DATA"] = str(data)
+    for variable, path in (("EBMZOO_DATA", data), ("EBMZOO_INCEPTION", weights)):
+        if path is not None:
+            os.environ[variable] = str(path)
     try:
         return [load(name, scale, sets, [Path(file) for file in files]) for name in names]
     finally:

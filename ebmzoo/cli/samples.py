@@ -55,6 +55,7 @@ def sample(
     files: tuple[str, ...],
     root: Path,
     data: Path | None,
+    weights: Path | None,
     device: str,
     compiled: bool,
     time_limit: float | None,
@@ -64,7 +65,7 @@ def sample(
     The model is trained first if need be, and the samples are kept like any others.
     """
     _check_out(out)
-    [configured] = configure([name], scale, sets, files, data)
+    [configured] = configure([name], scale, sets, files, data, weights)
     from ebmzoo import figures
     from ebmzoo.execution import everything_behind
 

@@ -45,6 +45,7 @@ def plan(
     files: tuple[str, ...],
     root: Path,
     data: Path | None,
+    weights: Path | None,
     rows: tuple[str, ...],
     columns: tuple[str, ...],
     metrics: tuple[str, ...],
@@ -59,7 +60,7 @@ def plan(
     Takes all options of `ebmzoo reproduce`; those that change no number change nothing here.
     """
     del device, compiled, time_limit
-    asked = [with_seeds(each, seeds) for each in configure(names, scale, sets, files, data)]
+    asked = [with_seeds(each, seeds) for each in configure(names, scale, sets, files, data, weights)]
     from ebmzoo.plans import Plan
     from ebmzoo.store import Store
 
@@ -86,6 +87,7 @@ def reproduce(
     files: tuple[str, ...],
     root: Path,
     data: Path | None,
+    weights: Path | None,
     rows: tuple[str, ...],
     columns: tuple[str, ...],
     metrics: tuple[str, ...],
@@ -101,7 +103,7 @@ def reproduce(
     written into the store, with the table's pictures: as table.txt, or as selection.txt if only some cells
     were asked for.
     """
-    asked = [with_seeds(each, seeds) for each in configure(names, scale, sets, files, data)]
+    asked = [with_seeds(each, seeds) for each in configure(names, scale, sets, files, data, weights)]
     chosen = [cells_of(each, rows, columns, metrics) for each in asked]
     store = open_store(root, device, compiled, time_limit)
     failed = late = False

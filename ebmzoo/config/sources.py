@@ -57,6 +57,8 @@ def find(name: str) -> Path:
     if not name.endswith(".gin"):
         alike = [table for table in known if table.endswith(f"/{name}")]
         hint = f"; did you mean {alike[0]!r}?" if alike else nearest(name, known)
+        if not hint and "/" not in name:
+            hint = "; if it is a row or a column, put it behind a comma, as in --rows 'VAE*,GLF*';"
         raise ConfigError(f"There is no table {name!r}{hint or ';'} `ebmzoo list tables` shows all of them.")
     path = Path(name)
     table, _, scale = path.stem.rpartition(".")

@@ -284,12 +284,38 @@ class Mixing(Layer):
         self.log_scale = nn.Parameter(diagonal.abs().log())
         self.register_buffer("permutation", permutation)
         self.register_buffer("sign", diagonal.sign())
+        self._kept: tuple[object, Tensor] | None = None
 
     def weight(self) -> Tensor:
         """Returns W, of shape (C, C)."""
+        lower, upper = self._factors()
+        return self.permutation @ lower @ upper
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
         identity = torch.eye(len(self.sign), device=self.sign.device, dtype=self.log_scale.dtype)
         upper = self.upper.triu(1) + torch.diag(self.sign * self.log_scale.exp())
-        return self.permutation @ (self.lower.tril(-1) + identity) @ upper
+        return self.lower.tril(-1) + identity, upper
+
+    def inverse(self) -> Tensor:
+        """Returns the inverse of W, of shape (C, C).
+
+        Triangular systems are solved for it, which asks nothing of the device. While W is frozen, as it is in
+        chains, the inverse is kept until a parameter changes.
+        """
+        parameters = (self.lower, self.upper, self.log_scale)
+        if torch.compiler.is_compiling() or any(each.requires_grad for each in parameters):
+            return self._inverse()
+        state = tuple((id(each), each._version, each.device, each.dtype) for each in parameters)
+        if self._kept is None or self._kept[0] != state:
+            self._kept = (state, self._inverse())
+        return self._kept[1]
+
+    def _inverse(self) -> Tensor:
+        lower, upper = self._factors()
+        halfway = torch.linalg.solve_triangular(
+            lower, self.permutation.mT.contiguous(), upper=False, unitriangular=True
+        )
+        return torch.linalg.solve_triangular(upper, halfway, upper=True)
 
     def pull(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Multiplies by W."""
@@ -297,7 +323,7 @@ class Mixing(Layer):
 
     def push(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Multiplies by the inverse of W."""
-        return _mixed(torch.linalg.inv(self.weight()), u), -self.log_scale.sum() * _pixels(u)
+        return _mixed(self.inverse(), u), -self.log_scale.sum() * _pixels(u)
 
 
 class Coupling(Layer):

@@ -124,12 +124,12 @@ def inception_weights(metric: str) -> Path:
             return path
         states.append(f"{path} (damaged or another file: its SHA-256 begins with {found[:8]}, not 6726825d)")
     if not named:
-        states.append("the file that the environment variable EBMZOO_INCEPTION names (not set)")
+        states.append("the file that --weights or EBMZOO_INCEPTION names (neither is given)")
     raise DataError(
         f"{metric} needs the weights of torch-fidelity's Inception, and ebmzoo downloads nothing by itself. "
         f"Looked for: {'; '.join(states)}. To get them, download {INCEPTION_URL} (96 MB) to the first of "
-        "these places, or to any other and set EBMZOO_INCEPTION to it. FD-<name>, the FrechetDistance of a "
-        "classifier that is trained here, needs no download"
+        "these places, or to any other and name it by --weights or EBMZOO_INCEPTION. "
+        "FD-<name>, the FrechetDistance of a classifier that is trained here, needs no download"
     )
 
 

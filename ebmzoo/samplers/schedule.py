@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
 from torch import Generator, Tensor
+from torch.nn.utils import parametrize
 
 from ebmzoo.fields import FieldError, positive, within
-from ebmzoo.models import Target
+from ebmzoo.models import CompiledTarget, Target
 from ebmzoo.samplers.diagnostics import observe
 from ebmzoo.samplers.kernel import Info, Kernel, State, chain
 
@@ -103,10 +105,12 @@ def evolve(
 def settle(schedule: Schedule, target: Target, position: Tensor, rng: Generator) -> Tensor:
     """Returns where a schedule takes chains from ``position``; both are of shape (B, *).
 
-    The empty schedule moves nothing.
+    The empty schedule moves nothing. What networks derive from their weights, such as spectral norms, is
+    computed once for all steps.
     """
-    for state, _ in evolve(schedule, target, position, rng):
-        position = state.position
+    with _deriving_once(target):
+        for state, _ in evolve(schedule, target, position, rng):
+            position = state.position
     return position
 
 
@@ -124,7 +128,8 @@ def settle_with_report(
     Returns:
         The points, of shape (B, *), and scalars by their names: none if the schedule is empty.
     """
-    last = deque(evolve(schedule, target, position, rng), maxlen=1)
+    with _deriving_once(target):
+        last = deque(evolve(schedule, target, position, rng), maxlen=1)
     if not last:
         return position, {}
     state, info = last[0]
@@ -134,3 +139,9 @@ def settle_with_report(
         "chain_gradient": state.score.abs().mean(),
     }
     return state.position, report
+
+
+def _deriving_once(target: Target) -> AbstractContextManager[None]:
+    """Returns a context in which parametrised weights are derived once; a graph derives them by itself."""
+    context: AbstractContextManager[None] = parametrize.cached()
+    return nullcontext() if isinstance(target, CompiledTarget) else context
