@@ -11,7 +11,7 @@ import torch
 from ebmzoo.fields import positive
 from ebmzoo.figures import Figure, panels
 from ebmzoo.metrics.metric import Metric
-from ebmzoo.recipes import Samples, Score, Trained
+from ebmzoo.recipes import ModelRecipe, Samples, Score
 from ebmzoo.store import Recipe, Store
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class BudgetCurves(Figure):
             spreads.append(float(values.std()) if len(values) > 1 else 0.0)
         return costs, means, spreads
 
-    def _cost(self, samples: Samples | Trained, store: Store) -> float:
+    def _cost(self, samples: Samples | ModelRecipe, store: Store) -> float:
         assert isinstance(samples, Samples)
         counted = store.run(samples)["evaluations"]
         return (counted["energies"] + self.gradient_cost * counted["gradients"]) / samples.count

@@ -144,7 +144,11 @@ def _result(
         samples = [each for each in subjects if isinstance(each, Samples) and store.state(each) == "kept"]
         sampled = [(each, store.run(each)) for each in samples]
         models = [each.model if isinstance(each, Samples) else each for each in subjects]
-        trained = [(each, store.run(each)) for each in models if store.state(each) == "kept"]
+        trained = [
+            (each, store.run(each))
+            for each in models
+            if isinstance(each, Trained) and store.state(each) == "kept"
+        ]
     except DamagedArtifact as damaged:
         error = error or str(damaged)
     return Result(

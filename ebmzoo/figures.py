@@ -20,7 +20,7 @@ from torch import Tensor
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
 from ebmzoo.models import Model, decoded, frozen
-from ebmzoo.recipes import Samples, Trained
+from ebmzoo.recipes import ModelRecipe, Samples
 from ebmzoo.samplers import Chains, evolve
 from ebmzoo.store import Recipe, Store, canonical, describe, recipes_within
 
@@ -107,7 +107,7 @@ class LatentPath(Figure):
 
     name: str
     title: str
-    model: Trained
+    model: ModelRecipe
     sampler: Chains
     chains: int = 8
     shots: int = 10

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ebmzoo.fields import FieldError, not_negative, positive
 from ebmzoo.figures import Figure
 from ebmzoo.metrics.metric import Metric
-from ebmzoo.recipes import Samples, Score, Trained
+from ebmzoo.recipes import ModelRecipe, Samples, Score
 
 STATUSES = ("verified", "secondary", "unverified")
 """How a published number was seen: in the paper or its code, quoted by another source, or neither."""
@@ -106,7 +106,7 @@ class Cells:
 
     row: str
     column: str
-    subject: Samples | Trained
+    subject: Samples | ModelRecipe
     metrics: tuple[Metric, ...]
     published: tuple[Published | None, ...] = ()
     seeds: int = 1

@@ -16,7 +16,7 @@ from torch import Tensor
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import added, not_negative, positive
 from ebmzoo.models import Evaluations, Model, chunk_sizes, counting_evaluations
-from ebmzoo.recipes.trained import Trained
+from ebmzoo.recipes.model import ModelRecipe
 from ebmzoo.runtime import progress
 from ebmzoo.samplers import Sampler, recording_chains
 from ebmzoo.store import (
@@ -38,7 +38,7 @@ class Samples(Recipe):
     memory nor on where a run was interrupted.
 
     Arguments:
-        model: The trained model.
+        model: The model, trained or put together.
         sampler: How the model is sampled.
         count: The number of samples.
         shard: The number of samples that are drawn at once.
@@ -49,7 +49,7 @@ class Samples(Recipe):
 
     artifact: ClassVar[str] = "artifact.safetensors"
 
-    model: Trained
+    model: ModelRecipe
     sampler: Sampler
     count: int
     shard: int = 1000

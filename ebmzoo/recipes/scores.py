@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from ebmzoo.data.dataset import SPLITS
 from ebmzoo.fields import FieldError
 from ebmzoo.metrics.metric import Metric, finite
+from ebmzoo.recipes.model import ModelRecipe
 from ebmzoo.recipes.samples import Samples
 from ebmzoo.recipes.trained import Trained
 from ebmzoo.store import (
@@ -36,7 +37,7 @@ class Score(Recipe):
 
     artifact: ClassVar[str] = "artifact.json"
 
-    subject: Samples | Trained
+    subject: Samples | ModelRecipe
     metric: Metric
     split: str = "test"
 

@@ -15,6 +15,7 @@ from ebmzoo.data.dataset import SPLITS, Dataset
 from ebmzoo.fields import FieldError, added, not_negative, positive
 from ebmzoo.metrics.metric import finite
 from ebmzoo.models import Model, evaluating
+from ebmzoo.recipes.model import ModelRecipe
 from ebmzoo.store import (
     Recipe,
     Store,
@@ -28,7 +29,7 @@ from ebmzoo.training.divergence import Policy
 
 
 @dataclass(frozen=True)
-class Trained(Recipe):
+class Trained(ModelRecipe):
     """A model, trained by a method on a data set.
 
     Arguments:
