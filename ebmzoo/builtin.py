@@ -111,6 +111,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             *(samplers.Anywhere, samplers.Sphere, samplers.SphereAsPublished, samplers.Interval),
             *(metrics.ExactPartition, metrics.SampledPartition),
             training.Adam,
+            training.Clipped,
             *(classifiers.RandomShift, classifiers.RandomMirror),
             *(training.Selection, training.ModelSelection, training.Milestones),
             *(training.LinearDecay, training.LinearRise),

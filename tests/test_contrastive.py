@@ -9,15 +9,22 @@ import pytest
 import torch
 from laws import generator
 from torch import nn
-from toys import METHODS, kept, make_in_pieces
+from toys import METHODS, SGD, Blob, kept, make_in_pieces
 
+from ebmzoo.classifiers import ClassifierEnergy
 from ebmzoo.energies import MLPEnergy
 from ebmzoo.fields import FieldError
-from ebmzoo.models import Box, Flat, Model
-from ebmzoo.samplers import MALA, Langevin, Stage
+from ebmzoo.models import Box, Flat, Model, as_bytes, from_bytes
+from ebmzoo.recipes import Trained
+from ebmzoo.samplers import MALA, Chains, FromKept, Langevin, Stage
 from ebmzoo.store import Store
-from ebmzoo.training import Adam, Batches
-from ebmzoo_pixel.contrastive import ContrastiveLearning, Fresh, InBox, Replay, Unbounded
+from ebmzoo.training import Adam, Batch, Batches, Clipped, descend
+from ebmzoo_pixel.contrastive import ContrastiveLearning
+from ebmzoo_pixel.memory import ByteReplay, Fresh, FromBatch, Replay
+from ebmzoo_pixel.spaces import InBox, Unbounded
+from ebmzoo_pixel.terms import Classification, LastStep
+
+X = torch.zeros(3, 2)
 
 
 def model(chains: torch.Tensor | None = None) -> Model:
@@ -36,16 +43,16 @@ def test_spaces():
 
 def test_replay_takes_each_chain_once():
     chains = torch.arange(40.0).view(20, 2)
-    position, places = Replay(20, fresh=0.0).begin(model(chains), 20, generator(0))
+    position, places = Replay(20, fresh=0.0).begin(model(chains), X, 20, generator(0))
     assert sorted(places.tolist()) == list(range(20))
     assert torch.equal(position, chains[places])
     with pytest.raises(ValueError, match=r"raise Replay\.capacity"):
-        Replay(20).begin(model(chains), 21, generator(0))
+        Replay(20).begin(model(chains), X, 21, generator(0))
 
 
 def test_some_chains_begin_anew():
     chains = torch.full((5000, 2), 1e6)
-    position, _ = Replay(5000, fresh=0.05).begin(model(chains), 5000, generator(0))
+    position, _ = Replay(5000, fresh=0.05).begin(model(chains), X, 5000, generator(0))
     fresh = (position < 1e5).all(1)
     assert int(fresh.sum()) == pytest.approx(250, abs=5 * math.sqrt(250))
     assert float(position[fresh].std()) == pytest.approx(3, abs=0.5)
@@ -135,3 +142,108 @@ def test_wrong_settings_are_named():
     ):
         with pytest.raises(FieldError):
             wrong()
+
+
+def test_contrastive_divergence_begins_at_the_data():
+    x = torch.arange(6.0).view(3, 2)
+    position, places = FromBatch().begin(model(), x, 7, generator(0))
+    assert places is None
+    assert torch.equal(position, x.repeat(3, 1)[:7])
+
+
+def test_bytes_are_the_interval_that_a_point_lies_in():
+    prior = Box((2,), -1.0, 1.0)
+    points = torch.tensor([[-1.0, 1.0], [-0.9999, 0.0], [0.007, 0.008]])
+    levels = as_bytes(points, prior)
+    assert levels.dtype == torch.uint8
+    assert levels.tolist() == [[0, 255], [0, 128], [128, 129]]
+    restored = from_bytes(levels.repeat(4000, 1), prior, generator(0))
+    assert torch.equal(as_bytes(restored, prior), levels.repeat(4000, 1))
+    within = (restored[::3, 0] + 1) * 128  # uniform within the first interval
+    assert float(within.mean()) == pytest.approx(0.5, abs=5 / math.sqrt(12 * 4000))
+    with pytest.raises(ValueError, match="in a box only"):
+        as_bytes(points, Flat((2,)))
+
+
+def test_a_buffer_of_bytes_learns_resumes_and_samples(tmp_path: Path):
+    method = ContrastiveLearning(MLPEnergy(4, 1), (Stage(Langevin(0.01), 2),), InBox(), ByteReplay(40, 0.1))
+    trained = Trained(method, Blob(), 6, 16)
+    Store(tmp_path / "uncut").get(trained)
+    make_in_pieces(trained, tmp_path / "cut")
+    assert kept(tmp_path / "cut", trained) == kept(tmp_path / "uncut", trained)
+    made = Store(tmp_path / "cut").get(trained)
+    assert made.chains.dtype == torch.uint8
+    drawn = Chains((), FromKept()).draw(made, 500, generator(0))
+    assert drawn.is_floating_point()
+    assert bool((drawn.abs() <= 1).all())
+    pairs = torch.tensor([256, 1])
+    drawn_levels = as_bytes(drawn, made.prior).long() @ pairs
+    assert bool(torch.isin(drawn_levels, made.chains.long() @ pairs).all())
+
+
+def test_noise_on_data_moves_nothing_else():
+    """The energy sees the data noisy; chains, and the data themselves, are as they were without it."""
+    data = torch.zeros(30, 2)
+    reports = []
+    for noise in (0.0, 0.5):
+        method = ContrastiveLearning(
+            Quadratic(), (), Unbounded(), Fresh(), optimizer=Adam(1e-3), data_noise=noise
+        )
+        torch.manual_seed(0)
+        learner = method.learner(method.model((2,), None))
+        reports.append(learner.step(Batches(data, None, 30, generator(0)), generator(1)))
+    assert torch.equal(reports[0]["samples"], reports[1]["samples"])
+    assert float(reports[0]["energy_data"]) == 0
+    assert float(reports[1]["energy_data"]) == pytest.approx(0.25, abs=0.25)  # half of 2 × 0.5²
+
+
+class Logits(nn.Module):
+    """Features that are the data."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_the_classification_term_is_the_cross_entropy():
+    energy = ClassifierEnergy(Logits(), 2, 2)
+    made = Model(Flat((2,)), nn.Identity(), energy)
+    batch = Batch(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1]))
+    logits = energy.logits(batch.data)
+    by_hand = -(logits.log_softmax(1)[0, 0] + logits.log_softmax(1)[1, 1]) / 2
+    torch.testing.assert_close(Classification(3.0).value(made, batch, X, generator(0)), 3 * by_hand)
+    with pytest.raises(ValueError, match="energy with classes"):
+        Classification().value(model(), batch, X, generator(0))
+    with pytest.raises(ValueError, match="data with classes"):
+        Classification().value(made, batch._replace(labels=None), X, generator(0))
+
+
+def test_the_last_step_has_the_gradient_of_the_step_alone():
+    """E = a x²/2 in one dimension: the step leads to (1 - c a) x, so d/da of its energy at a held still is
+    -a c x² (1 - c a)."""
+    energy = Parabola()
+    made = Model(Flat((2,)), nn.Identity(), energy)
+    samples = torch.tensor([[2.0, 0.0]])
+    value = LastStep(weight=0.5, gradient=0.1, noise=1e-9).value(made, Batch(X, None), samples, generator(0))
+    (slope,) = torch.autograd.grad(value, energy.a)
+    assert float(value.detach()) == pytest.approx(0.5 * 0.5 * (0.9 * 2) ** 2, abs=1e-6)
+    assert float(slope) == pytest.approx(0.5 * -0.1 * 4 * 0.9, abs=1e-6)
+
+
+def test_terms_are_added_to_the_loss_and_reported():
+    method = ContrastiveLearning(Quadratic(), (), Unbounded(), Fresh(), terms=(LastStep(2.0, 0.1),))
+    torch.manual_seed(0)
+    learner = method.learner(method.model((2,), None))
+    report = learner.step(Batches(torch.zeros(30, 2), None, 30, generator(0)), generator(1))
+    assert float(report["loss/LastStep"]) > 0
+    assert float(learner.model.energy.a.grad) != 0
+
+
+def test_a_shortened_gradient_has_the_norm_that_is_asked_for():
+    parameter = nn.Parameter(torch.tensor([3.0, 4.0]))
+    optimizer = Clipped(SGD(1.0), 0.5).over([parameter])
+    norm = descend(optimizer, (parameter * parameter.detach()).sum())
+    assert float(norm) == 5  # what is watched for divergence is the gradient as it was
+    torch.testing.assert_close(parameter.detach(), torch.tensor([2.7, 3.6]))
+    small = nn.Parameter(torch.tensor([0.3, 0.0]))
+    descend(Clipped(SGD(1.0), 0.5).over([small]), (small * small.detach()).sum())
+    torch.testing.assert_close(small.detach(), torch.zeros(2))

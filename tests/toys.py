@@ -56,7 +56,9 @@ from ebmzoo_gebm.criteria import DonskerVaradhan, FenchelKALE, PreconditionedPar
 from ebmzoo_gebm.gebm import GEBM, Squashed, WarmUp
 from ebmzoo_gebm.penalties import GradientPenalty, ParameterPenalty
 from ebmzoo_gebm.ratio import DensityRatio, ParameterOffset, TruncatedEnergy
-from ebmzoo_pixel.contrastive import ContrastiveLearning, Fresh, Replay, Unbounded
+from ebmzoo_pixel.contrastive import ContrastiveLearning
+from ebmzoo_pixel.memory import Fresh, Replay
+from ebmzoo_pixel.spaces import Unbounded
 from ebmzoo_tilting.tilting import Tilting
 
 

@@ -16,6 +16,7 @@ Signs, once for the whole package: a low energy is a likely point; a critic's lo
 minimised; :math:`\beta` is an *inverse* temperature and multiplies the energy only, never the prior.
 """
 
+from ebmzoo.models.chains import as_bytes, as_points, from_bytes
 from ebmzoo.models.density import Invertible, Normalised, dequantised, log_base
 from ebmzoo.models.evaluation import (
     Evaluations,
@@ -49,6 +50,8 @@ __all__ = [
     "StandardNormal",
     "Target",
     "Tilted",
+    "as_bytes",
+    "as_points",
     "check_makes",
     "chunk_sizes",
     "counting_evaluations",
@@ -56,6 +59,7 @@ __all__ = [
     "dequantised",
     "evaluated",
     "evaluating",
+    "from_bytes",
     "frozen",
     "in_chunks",
     "log_base",

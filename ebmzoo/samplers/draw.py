@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
-from ebmzoo.models import Model, decoded, frozen
+from ebmzoo.models import Model, as_points, decoded, frozen
 from ebmzoo.samplers.kernel import noise_like
 from ebmzoo.samplers.schedule import Schedule, settle
 
@@ -108,7 +108,7 @@ class FromKept:
         """
         if model.chains is None:
             raise ValueError("FromKept needs a model that keeps its chains, and this one keeps none")
-        return _with_replacement(model.chains, count, rng)
+        return as_points(_with_replacement(model.chains, count, rng), model.prior, rng)
 
 
 def _with_replacement(points: Tensor, count: int, rng: Generator) -> Tensor:

@@ -4,7 +4,7 @@ from ebmzoo.training.averaging import Averaged
 from ebmzoo.training.batches import Batch, Batches, Mapped
 from ebmzoo.training.contrastive import ContrastiveLearner
 from ebmzoo.training.divergence import Diverged, FreshNoise, GoBack, Limit, LowerLearningRate, Stop
-from ebmzoo.training.learner import Adam, Learner, Method, Optimizer, descend
+from ebmzoo.training.learner import Adam, Clipped, Learner, Method, Optimizer, descend
 from ebmzoo.training.log import Log
 from ebmzoo.training.loop import fit
 from ebmzoo.training.rates import LinearDecay, LinearRise, Milestones, Rates, Scheduled
@@ -15,6 +15,7 @@ __all__ = [
     "Averaged",
     "Batch",
     "Batches",
+    "Clipped",
     "ContrastiveLearner",
     "Diverged",
     "FreshNoise",

@@ -53,6 +53,7 @@ class AveragedLearner(Learner):
     def __init__(self, average: Model, learner: Learner, decay: float):
         updates = torch.zeros((), dtype=torch.long)
         inner = {f"averaged/{name}": part for name, part in learner.parts.items()}
+        average.chains = learner.model.chains  # one tensor, so that nothing needs to follow it
         super().__init__(average, {"learning": learner.model, "updates": updates, **inner})
         self.learner, self.decay, self.updates = learner, decay, updates
 
@@ -69,4 +70,5 @@ class AveragedLearner(Learner):
         for average, learning in zip(self.model.parameters(), self.learner.model.parameters(), strict=True):
             average.lerp_(learning, 1 - decay)
         for kept, last in zip(self.model.buffers(), self.learner.model.buffers(), strict=True):
-            kept.copy_(last)
+            if kept is not last:
+                kept.copy_(last)

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from ebmzoo.losses import contrastive, energy_l2
 from ebmzoo.models import Model
-from ebmzoo.training.batches import Batches
+from ebmzoo.training.batches import Batch, Batches
 from ebmzoo.training.learner import Learner, descend
 
 
@@ -27,17 +27,30 @@ class ContrastiveLearner(Learner):
         self.optimizer, self.l2 = optimizer, l2
 
     @abstractmethod
-    def samples(self, count: int, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns samples of the model for ``count`` data, and what there is to say of their chains."""
+    def samples(self, x: Tensor, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns samples of the model for data (B, *), and what there is to say of their chains."""
+
+    def seen(self, x: Tensor, rng: Generator) -> Tensor:
+        """Returns data as the energy is to see them: as they are."""
+        del rng
+        return x
+
+    def terms(self, batch: Batch, samples: Tensor, rng: Generator) -> dict[str, Tensor]:
+        """Returns what is added to the loss, by name: nothing."""
+        del batch, samples, rng
+        return {}
 
     def step(self, batches: Batches, rng: Generator) -> dict[str, Tensor]:
         """Makes one update of the energy."""
-        x = batches.draw().data
-        samples, chains = self.samples(len(x), rng)
-        data_energy, sample_energy = self.model.energy(x), self.model.energy(samples)
+        batch = batches.draw()
+        samples, chains = self.samples(batch.data, rng)
+        data_energy, sample_energy = self.model.energy(self.seen(batch.data, rng)), self.model.energy(samples)
         loss = contrastive(data_energy, sample_energy)
-        norm = descend(self.optimizer, loss + self.l2 * energy_l2(data_energy, sample_energy))
+        terms = self.terms(batch, samples, rng)
+        held = self.l2 * energy_l2(data_energy, sample_energy)
+        norm = descend(self.optimizer, sum(terms.values(), loss + held))
         return {
+            **{f"loss/{name}": term.detach() for name, term in terms.items()},
             "energy_data": data_energy.detach().mean(),
             "energy_samples": sample_energy.detach().mean(),
             "energy_gap": -loss.detach(),

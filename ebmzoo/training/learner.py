@@ -102,13 +102,40 @@ class Adam:
         return torch.optim.Adam(parameters, self.learning_rate, betas, weight_decay=self.weight_decay)
 
 
+@dataclass(frozen=True)
+class Clipped:
+    """Creates an optimizer that first shortens the gradient of all its parameters together.
+
+    Arguments:
+        optimizer: The optimizer.
+        norm: The largest norm that the gradient keeps.
+    """
+
+    optimizer: Optimizer
+    norm: float
+
+    def __post_init__(self) -> None:
+        positive(self, "norm")
+
+    def over(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Returns an optimizer of the parameters."""
+        optimizer = self.optimizer.over(parameters)
+        optimizer.register_step_pre_hook(self._shorten)
+        return optimizer
+
+    def _shorten(self, optimizer: torch.optim.Optimizer, *unused: object) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, self.norm)
+
+
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
-    """Makes one update that lowers ``loss``, and returns the norm of the gradient, of shape ()."""
+    """Makes one update that lowers ``loss``, and returns the norm of its gradient, of shape ()."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
     optimizer.step()
-    return torch.nn.utils.get_total_norm(gradients)
+    return norm
 
 
 def state_of(part: Part) -> Any:

@@ -6,142 +6,26 @@ needs come from short chains in data space, which begin anew or where earlier on
 References:
     | Implicit Generation and Modeling with Energy-Based Models (Du & Mordatch, 2019)
     | https://arxiv.org/abs/1903.08689
-    | Training Restricted Boltzmann Machines using Approximations to the Likelihood Gradient (Tieleman, 2008)
+    | On the Anatomy of MCMC-Based Maximum Likelihood Learning of Energy-Based Models (Nijkamp et al., 2020)
+    | https://arxiv.org/abs/1903.12370
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor, nn
 
 from ebmzoo.energies import Energy
-from ebmzoo.fields import FieldError, not_negative, positive, within
-from ebmzoo.models import Box, Flat, Model, Prior, frozen
+from ebmzoo.fields import added, not_negative, positive
+from ebmzoo.models import Model, frozen
 from ebmzoo.samplers import Schedule, settle_with_report
-from ebmzoo.training import Adam, ContrastiveLearner, Learner, Method, Optimizer
-
-
-@runtime_checkable
-class Space(Protocol):
-    """Where data, and hence chains, may be."""
-
-    def prior(self, shape: tuple[int, ...]) -> Prior:
-        """Returns a flat prior over data of a shape, from which fresh chains begin."""
-        ...
-
-
-@dataclass(frozen=True)
-class Unbounded:
-    r"""Everywhere; fresh chains begin at :math:`\mathcal{N}(0, s^2 I)`.
-
-    Arguments:
-        scale: The standard deviation :math:`s`.
-    """
-
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        positive(self, "scale")
-
-    def prior(self, shape: tuple[int, ...]) -> Prior:
-        """Returns the prior."""
-        return Flat(shape, self.scale)
-
-
-@dataclass(frozen=True)
-class InBox:
-    """In a box, where fresh chains begin uniformly.
-
-    Arguments:
-        low: The lower bound of every coordinate.
-        high: The upper bound.
-    """
-
-    low: float = -1.0
-    high: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise FieldError(self, "high", f"above low, {self.low:g}")
-
-    def prior(self, shape: tuple[int, ...]) -> Prior:
-        """Returns the prior."""
-        return Box(shape, self.low, self.high)
-
-
-@runtime_checkable
-class Memory(Protocol):
-    """Where the chains of an update begin, and where they are kept."""
-
-    def kept(self, prior: Prior, rng: Generator) -> Tensor | None:
-        """Returns the chains that are kept from the beginning, of shape (N, *), or None."""
-        ...
-
-    def begin(self, model: Model, count: int, rng: Generator) -> tuple[Tensor, Tensor | None]:
-        """Returns starting points (count, *), and the places (count,) that they were taken from, or None."""
-        ...
-
-
-@dataclass(frozen=True)
-class Fresh:
-    """Chains begin at the prior each time, and nothing is kept: non-persistent, short-run learning."""
-
-    def kept(self, prior: Prior, rng: Generator) -> Tensor | None:
-        """Returns None."""
-        return None
-
-    def begin(self, model: Model, count: int, rng: Generator) -> tuple[Tensor, Tensor | None]:
-        """Returns points of the prior."""
-        return model.prior.draw(count, rng), None
-
-
-@dataclass(frozen=True)
-class Replay:
-    """Chains begin where one of many kept ones ended, and its place takes where they end.
-
-    With ``fresh = 0`` and as many chains as an update moves this is persistent contrastive divergence.
-
-    References:
-        | Implicit Generation and Modeling with Energy-Based Models (Du & Mordatch, 2019), Section 3.2
-
-    Arguments:
-        capacity: How many chains are kept.
-        fresh: With what probability a chain begins at the prior instead.
-    """
-
-    capacity: int = 10_000
-    fresh: float = 0.05
-
-    def __post_init__(self) -> None:
-        positive(self, "capacity")
-        within(self, "fresh", 0.0, 1.0)
-
-    def kept(self, prior: Prior, rng: Generator) -> Tensor | None:
-        """Returns points of the prior."""
-        return prior.draw(self.capacity, rng)
-
-    def begin(self, model: Model, count: int, rng: Generator) -> tuple[Tensor, Tensor | None]:
-        """Returns kept chains, no one twice, some of them begun anew.
-
-        Raises:
-            ValueError: If more are asked for than are kept.
-        """
-        chains = model.chains
-        assert chains is not None
-        if count > len(chains):
-            raise ValueError(
-                f"{count} chains cannot be taken from a replay buffer of {len(chains)}; raise Replay.capacity"
-            )
-        places = torch.randperm(len(chains), generator=rng, device=chains.device)[:count]
-        position = chains.index_select(0, places)
-        if self.fresh:
-            anew = torch.rand(count, generator=rng, device=chains.device) < self.fresh
-            fresh = model.prior.draw(count, rng)
-            position = torch.where(anew.view(-1, *[1] * (position.ndim - 1)), fresh, position)
-        return position, places
+from ebmzoo.samplers.kernel import noise_like
+from ebmzoo.training import Adam, Batch, ContrastiveLearner, Learner, Method, Optimizer
+from ebmzoo_pixel.memory import Memory, Replay
+from ebmzoo_pixel.spaces import InBox, Space
+from ebmzoo_pixel.terms import Term
 
 
 @dataclass(frozen=True)
@@ -157,6 +41,8 @@ class ContrastiveLearning(Method):
         l2: The coefficient of the energies' squares.
         beta: The inverse temperature :math:`\beta` of the energy in the chains.
         optimizer: The optimizer of the energy.
+        data_noise: The standard deviation of the noise that is added to data before the energy sees them.
+        terms: What is added to the loss.
     """
 
     energy: Energy
@@ -167,10 +53,12 @@ class ContrastiveLearning(Method):
     l2: float = 0.0
     beta: float = 1.0
     optimizer: Optimizer = Adam(1e-4)
+    data_noise: float = added(0.0)
+    terms: tuple[Term, ...] = added(())
 
     def __post_init__(self) -> None:
         positive(self, "chains", "beta")
-        not_negative(self, "l2")
+        not_negative(self, "l2", "data_noise")
 
     def model(self, shape: tuple[int, ...], base: Model | None) -> Model:
         """Builds a fresh energy over the space, with the chains that are kept."""
@@ -192,14 +80,24 @@ class DataChainsLearner(ContrastiveLearner):
         super().__init__(model, method.optimizer.over(model.energy.parameters()), method.l2)
         self.method = method
 
+    def seen(self, x: Tensor, rng: Generator) -> Tensor:
+        """Returns data with the noise that is added to them."""
+        if not self.method.data_noise:
+            return x
+        return torch.add(x, noise_like(x, rng), alpha=self.method.data_noise)
+
     @torch.no_grad()
-    def samples(self, count: int, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Moves chains on; returns where they end, (chains count, *), and what to say of the last step."""
-        position, places = self.method.memory.begin(self.model, self.method.chains * count, rng)
+    def samples(self, x: Tensor, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Moves chains on; returns where they end, (chains B, *), and what to say of the last step."""
+        method = self.method
+        position, places = method.memory.begin(self.model, x, method.chains * len(x), rng)
         with frozen(self.model):
-            target = self.model.target(self.method.beta)
-            position, report = settle_with_report(self.method.schedule, target, position, rng)
+            target = self.model.target(method.beta)
+            position, report = settle_with_report(method.schedule, target, position, rng)
         if places is not None:
-            assert self.model.chains is not None
-            self.model.chains.index_copy_(0, places, position)
+            method.memory.keep(self.model, places, position)
         return position, report
+
+    def terms(self, batch: Batch, samples: Tensor, rng: Generator) -> dict[str, Tensor]:
+        """Returns the terms that are added to the loss, by the names of their classes."""
+        return {type(t).__name__: t.value(self.model, batch, samples, rng) for t in self.method.terms}

@@ -9,10 +9,22 @@ from ebmzoo import hookimpl
 
 @hookimpl
 def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
-    """Offers the method, the spaces it works in and the starts of its chains."""
-    from ebmzoo_pixel import contrastive
+    """Offers methods, networks, samplers, and what they are made of."""
+    from ebmzoo_pixel import composition, contrastive, ensemble, memory, networks, restoration, spaces, terms
 
     return {
-        "methods": [contrastive.ContrastiveLearning],
-        "parts": [contrastive.Unbounded, contrastive.InBox, contrastive.Replay, contrastive.Fresh],
+        "methods": [contrastive.ContrastiveLearning, ensemble.Snapshots],
+        "samplers": [restoration.Inpainting, restoration.FromSaltAndPepper],
+        "networks": [
+            *(networks.IGEBMEnergy, networks.VanillaEnergy),
+            *(networks.JEMEnergy, networks.ToyEnergy),
+        ],
+        "parts": [
+            *(networks.SpectralNorm, networks.NoNorm),
+            *(spaces.Unbounded, spaces.InBox),
+            *(memory.Fresh, memory.FromBatch, memory.Replay, memory.ByteReplay),
+            *(terms.Classification, terms.LastStep),
+            *(composition.Composed, composition.OfClass, composition.Product, composition.Mixture),
+            *(restoration.LowerHalf, restoration.Middle),
+        ],
     }

@@ -77,9 +77,9 @@ class TiltingLearner(ContrastiveLearner):
         self.method = method
 
     @torch.no_grad()
-    def samples(self, count: int, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Runs the chains; returns samples (count, *shape) and what there is to say of the last step."""
-        position = self.method.start.position(self.model, count, rng)
+    def samples(self, x: Tensor, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Runs one chain for each datum; returns samples (B, *shape) and what to say of the last step."""
+        position = self.method.start.position(self.model, len(x), rng)
         with frozen(self.model):
             target = self.model.target(self.method.beta)
             position, report = settle_with_report(self.method.schedule, target, position, rng)
