@@ -23,13 +23,14 @@ from ebmzoo.cli import main
 from ebmzoo.data import Dataset
 from ebmzoo.data.dataset import DataError, check_split
 from ebmzoo.fields import FieldError
-from ebmzoo.metrics import FID, InceptionScore, Metric, extraction, features
+from ebmzoo.metrics import FID, KID, InceptionScore, Metric, Precision, Recall, extraction, features
 from ebmzoo.metrics.features import DataFeatures
 from ebmzoo.store import Recipe
 
 NAME = "weights-inception-2015-12-05-6726825d.pth"
 
-both = pytest.mark.parametrize("metric", [InceptionScore(), FID()], ids=lambda metric: metric.label)
+SCORES = [InceptionScore(), FID(), KID(5, 40), Precision(features.InceptionFeatures())]
+each = pytest.mark.parametrize("metric", SCORES, ids=lambda metric: metric.label)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def random_inception(monkeypatch: pytest.MonkeyPatch) -> Any:
 # The weights.
 
 
-@both
+@each
 def test_without_weights_the_error_says_all_that_is_needed(metric: Metric, hub: Path) -> None:
     with pytest.raises(DataError) as caught:
         score(metric, PIXELS.load("valid"))
@@ -190,12 +191,12 @@ def test_numbers_are_those_of_torch_fidelity_on_the_same_files(
     hub.parent.mkdir(parents=True)
     torch.save(random_inception(monkeypatch).state_dict(), hub)
     monkeypatch.setattr(extraction, "INCEPTION_SHA256", hashlib.sha256(hub.read_bytes()).hexdigest())
-    data = Pictures(6, (3, 8, 8))
-    samples = 0.7 * data.load("valid")[:4]
-    for name, images in (("samples", samples), ("data", data.load("test"))):
-        (tmp_path / name).mkdir()
+    data = Pictures(4, (3, 8, 8))
+    samples = 0.7 * data.load("valid")
+    for folder, images in (("samples", samples), ("data", data.load("test"))):
+        (tmp_path / folder).mkdir()
         for index, image in enumerate(features.eight_bit(images)):
-            to_pil_image(image).save(tmp_path / name / f"{index}.png")
+            to_pil_image(image).save(tmp_path / folder / f"{index}.png")
     expected = torch_fidelity.calculate_metrics(
         input1=str(tmp_path / "samples"),
         input2=str(tmp_path / "data"),
@@ -204,16 +205,30 @@ def test_numbers_are_those_of_torch_fidelity_on_the_same_files(
         isc=True,
         isc_splits=2,
         isc_shuffle=False,
+        kid=True,
+        kid_subsets=1,
+        kid_subset_size=4,
+        prc=True,
+        prc_neighborhood=2,
+        feature_extractor="inception-v3-compat",
         cuda=False,
         cache=False,
         save_cpu_ram=True,
         verbose=False,
     )
     assert score(FID(), samples, data) == pytest.approx(expected["frechet_inception_distance"], rel=1e-6)
-    found = features.sample_features(samples, features.InceptionFeatures(), lambda recipe: None)
+    inception = features.InceptionFeatures()
+    kid = score(KID(1, 4), samples, data)
+    assert kid == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-6)
+    found = features.sample_features(samples, inception, lambda recipe: None)
     by_hand = [part.double().softmax(1) for part in found[extraction.LOGITS].chunk(2)]
     scores = [(p * (p / p.mean(0)).log()).sum(1).mean().exp().item() for p in by_hand]
     assert expected["inception_score_mean"] == pytest.approx(sum(scores) / 2, rel=1e-6)
+    # untrained weights give features within rounding of each other: neighbours are those of one network
+    monkeypatch.setattr(extraction, "agree", lambda *networks: False)
+    monkeypatch.setattr(features, "_remembered", OrderedDict())
+    for metric, name in ((Precision(inception, 2), "precision"), (Recall(inception, 2), "recall")):
+        assert score(metric, samples, data) == expected[name]
 
 
 @torch.no_grad()
@@ -308,7 +323,7 @@ def test_fid_compares_with_as_many_data_as_it_is_told(looks: Any) -> None:
         FID(count=1)
 
 
-@both
+@each
 def test_the_same_twice_and_global_random_states_are_left_alone(metric: Metric, looks: Any) -> None:
     looks(lambda x: x.flatten(2).sum(2))
     state, samples = torch.random.get_rng_state(), PIXELS.load("valid")
@@ -316,7 +331,7 @@ def test_the_same_twice_and_global_random_states_are_left_alone(metric: Metric, 
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@both
+@each
 def test_what_cannot_be_scored_is_refused(metric: Metric, looks: Any) -> None:
     looks(lambda x: x.flatten(2).sum(2))
     samples = PIXELS.load("valid")

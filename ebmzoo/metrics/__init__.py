@@ -3,8 +3,9 @@
 from ebmzoo.metrics.accuracy import Accuracy
 from ebmzoo.metrics.cost import TrainingCost
 from ebmzoo.metrics.distances import EMD, MMD, SlicedWasserstein
+from ebmzoo.metrics.features import InceptionFeatures
 from ebmzoo.metrics.fidelity import Coverage, Density, FrechetDistance, KernelDistance, Precision, Recall
-from ebmzoo.metrics.inception import FID, InceptionScore
+from ebmzoo.metrics.inception import FID, KID, InceptionScore
 from ebmzoo.metrics.likelihood import (
     BitsPerDimension,
     ExactPartition,
@@ -17,6 +18,7 @@ from ebmzoo.metrics.modes import HighQuality, HighQualitySpread, ModeBalance, Mo
 __all__ = [
     "EMD",
     "FID",
+    "KID",
     "MMD",
     "Accuracy",
     "BitsPerDimension",
@@ -26,6 +28,7 @@ __all__ = [
     "FrechetDistance",
     "HighQuality",
     "HighQualitySpread",
+    "InceptionFeatures",
     "InceptionScore",
     "KernelDistance",
     "Metric",

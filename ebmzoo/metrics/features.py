@@ -39,6 +39,13 @@ Get = Callable[[Recipe], Any]
 class Extractor(ABC):
     """What makes features of images. A frozen dataclass, so that a recipe can name it."""
 
+    layer: ClassVar[str]
+    """The name of the features in which images are compared."""
+
+    def check_ready(self, metric: str) -> None:
+        """Raises DataError, in the name of a metric, if a file that it needs is absent."""
+        return
+
     @abstractmethod
     def identity(self, get: Get) -> str:
         """Returns what all that the features depend on, besides the images, hashes to."""
@@ -61,6 +68,7 @@ class ClassifierFeatures(Extractor):
             ``features`` from images (B, *shape) to vectors (B, D).
     """
 
+    layer: ClassVar[str] = "features"
     classifier: Recipe
 
     def identity(self, get: Get) -> str:
@@ -90,6 +98,12 @@ class ClassifierFeatures(Extractor):
 @dataclass(frozen=True)
 class InceptionFeatures(Extractor):
     """The pooled features of Inception, and its logits."""
+
+    layer: ClassVar[str] = POOLING
+
+    def check_ready(self, metric: str) -> None:
+        """Raises DataError unless Inception's weights are here."""
+        extraction.inception_weights(metric)
 
     def identity(self, get: Get) -> str:
         """Returns the digest of the file of weights."""

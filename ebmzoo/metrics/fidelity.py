@@ -17,15 +17,15 @@ from torch import Generator, Tensor
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
 from ebmzoo.metrics.extraction import frechet_distance, kernel_distance, precision_and_recall
-from ebmzoo.metrics.features import ClassifierFeatures, Compared, DataFeatures, Get, compared
+from ebmzoo.metrics.features import ClassifierFeatures, Compared, DataFeatures, Extractor, Get, compared
 from ebmzoo.metrics.metric import Metric
 from ebmzoo.store import Recipe
 
 
 class OfFeatures(Metric):
-    """A metric of the features that a classifier of the store makes."""
+    """A metric of features, of a classifier of the store or of another extractor."""
 
-    features: Recipe
+    features: Recipe | Extractor
 
     def needs(self, data: Dataset, split: str) -> tuple[Recipe, ...]:
         """Returns the features of the split."""
@@ -33,7 +33,7 @@ class OfFeatures(Metric):
 
     def protocol(self) -> dict[str, Any]:
         """Returns what moves the value."""
-        return {**ClassifierFeatures(self.features).protocol(), "data": "the whole split"}
+        return {**self._extractor().protocol(), "data": "the whole split"}
 
     def compared(
         self, samples: Tensor, data: Dataset, split: str, get: Get, at_least: int, needs: str
@@ -43,10 +43,20 @@ class OfFeatures(Metric):
         Raises:
             ValueError: If either are fewer than ``at_least``, for which ``needs`` asks, or no finite images.
         """
-        return compared(samples, self._of(data, split), get, "features", at_least, needs)
+        self.check_ready()
+        extractor = self._extractor()
+        return compared(samples, self._of(data, split), get, extractor.layer, at_least, needs)
+
+    def check_ready(self) -> None:
+        """Raises DataError if a file that the extractor needs is absent."""
+        self._extractor().check_ready(self.label)
 
     def _of(self, data: Dataset, split: str) -> DataFeatures:
-        return DataFeatures(data, split, ClassifierFeatures(self.features))
+        return DataFeatures(data, split, self._extractor())
+
+    def _extractor(self) -> Extractor:
+        features = self.features
+        return features if isinstance(features, Extractor) else ClassifierFeatures(features)
 
 
 @dataclass(frozen=True)
@@ -65,12 +75,13 @@ class FrechetDistance(OfFeatures):
     Arguments:
         name: What follows ``FD-`` in tables, such as the data set of the classifier.
         features: The recipe of the classifier. The energy of the model that it makes must have a method
-            ``features`` from images (B, *shape) to vectors (B, D).
+            ``features`` from images (B, *shape) to vectors (B, D). Or an extractor, such as
+            ``InceptionFeatures``.
     """
 
     lower_is_better: ClassVar[bool] = True
     name: str
-    features: Recipe
+    features: Recipe | Extractor
 
     @property
     def label(self) -> str:
@@ -96,14 +107,14 @@ class KernelDistance(OfFeatures):
 
     Arguments:
         name: What follows ``KD-`` in tables, such as the data set of the classifier.
-        features: The recipe of the classifier, as for :class:`FrechetDistance`.
+        features: The recipe of the classifier, or an extractor, as for :class:`FrechetDistance`.
         subsets: The number of subsets.
         subset_size: The size of each.
     """
 
     lower_is_better: ClassVar[bool] = True
     name: str
-    features: Recipe
+    features: Recipe | Extractor
     subsets: int = 100
     subset_size: int = 200
 
@@ -134,12 +145,12 @@ class Neighbourhoods(OfFeatures):
     """A metric of which points lie within the distance of another to its k-th nearest neighbour.
 
     Arguments:
-        features: The recipe of the classifier, as for :class:`FrechetDistance`.
+        features: The recipe of the classifier, or an extractor, as for :class:`FrechetDistance`.
         neighbours: The number k.
     """
 
     lower_is_better: ClassVar[bool] = False
-    features: Recipe
+    features: Recipe | Extractor
     neighbours: int = 3
 
     def __post_init__(self) -> None:
@@ -179,7 +190,7 @@ class Precision(Neighbourhoods):
         | https://arxiv.org/abs/1904.06991
 
     Arguments:
-        features: The recipe of the classifier, as for :class:`FrechetDistance`.
+        features: The recipe of the classifier, or an extractor, as for :class:`FrechetDistance`.
         neighbours: The number k.
     """
 
@@ -198,7 +209,7 @@ class Recall(Neighbourhoods):
     samples. Samples with k copies have :math:`r_k = 0`: only data equal to them are near.
 
     Arguments:
-        features: The recipe of the classifier, as for :class:`FrechetDistance`.
+        features: The recipe of the classifier, or an extractor, as for :class:`FrechetDistance`.
         neighbours: The number k.
     """
 
@@ -221,7 +232,7 @@ class Density(Neighbourhoods):
         | https://arxiv.org/abs/2002.09797
 
     Arguments:
-        features: The recipe of the classifier, as for :class:`FrechetDistance`.
+        features: The recipe of the classifier, or an extractor, as for :class:`FrechetDistance`.
         neighbours: The number k.
     """
 
@@ -247,7 +258,7 @@ class Coverage(Neighbourhoods):
         | https://arxiv.org/abs/2002.09797
 
     Arguments:
-        features: The recipe of the classifier, as for :class:`FrechetDistance`.
+        features: The recipe of the classifier, or an extractor, as for :class:`FrechetDistance`.
         neighbours: The number k.
     """
 
