@@ -9,7 +9,7 @@ import pytest
 import torch
 from laws import generator
 from torch import nn
-from toys import METHODS, SGD, Blob, kept, make_in_pieces
+from toys import METHODS, Blob, kept, make_in_pieces
 
 from ebmzoo.classifiers import ClassifierEnergy
 from ebmzoo.energies import MLPEnergy
@@ -18,7 +18,7 @@ from ebmzoo.models import Box, Flat, Model, as_bytes, from_bytes
 from ebmzoo.recipes import Trained
 from ebmzoo.samplers import MALA, Chains, FromKept, Langevin, Stage
 from ebmzoo.store import Store
-from ebmzoo.training import Adam, Batch, Batches, Clipped, descend
+from ebmzoo.training import SGD, Adam, Batch, Batches, Clipped, descend
 from ebmzoo_pixel.contrastive import ContrastiveLearning
 from ebmzoo_pixel.memory import ByteReplay, Fresh, FromBatch, Replay
 from ebmzoo_pixel.spaces import InBox, Unbounded

@@ -10,6 +10,8 @@ from numpy.random import RandomState
 from scipy.stats import chi2, norm
 
 from ebmzoo.data import (
+    AnatomyMixture,
+    AnatomyRings,
     Checkerboard,
     Dataset,
     Digits,
@@ -37,6 +39,8 @@ PLANAR = [
     Pinwheel(5000),
     Rings(5000),
     Checkerboard(5000),
+    AnatomyRings(5000),
+    AnatomyMixture(5000),
 ]
 ALL = [*PLANAR, Digits()]
 
@@ -82,6 +86,8 @@ FIRST = {
     Pinwheel: [1.84972, 1.14857],
     Rings: [-0.54321, -0.54881],
     Checkerboard: [1.18322, -2.27954],
+    AnatomyRings: [1.36787, 1.30103],
+    AnatomyMixture: [1.23515, -0.12303],
 }
 """The first point of each training split of one. Artifacts are made of these data: they must never change."""
 

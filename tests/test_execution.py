@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from planted import SUBJECT, Planted, cell
-from toys import SGD, Blob, Chase, Countdown, Offset
+from toys import Blob, Chase, Countdown, Offset
 
 from ebmzoo.execution import device_named, everything_behind, measure, selected
 from ebmzoo.recipes import Samples, Score, Trained
@@ -18,7 +18,7 @@ from ebmzoo.runtime import Runtime, UnknownDevice
 from ebmzoo.samplers import Chains, Direct, Langevin, Stage
 from ebmzoo.store import Recipe, Store
 from ebmzoo.tables import Cell, Table
-from ebmzoo.training import GoBack
+from ebmzoo.training import SGD, GoBack
 
 
 def files(root: Path) -> dict[str, int]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from laws import assert_mean, assert_sample_mean, generator
 from torch import Tensor, distributions, nn
-from toys import METHODS, SGD, VAES, Blob
+from toys import METHODS, VAES, Blob
 
 from ebmzoo.config.registry import classes
 from ebmzoo.energies import MLPEnergy
@@ -20,7 +20,7 @@ from ebmzoo.models import Model, NoEnergy, StandardNormal, evaluating
 from ebmzoo.recipes import Samples, Trained
 from ebmzoo.samplers import HMC, Chains, Direct, FromNoise, Langevin, Stage
 from ebmzoo.store import Store
-from ebmzoo.training import Adam, Batches, fit
+from ebmzoo.training import SGD, Adam, Batches, fit
 from ebmzoo.training.checkpoint import Progress, Run
 from ebmzoo.training.learner import state_of
 from ebmzoo_bases.vae import Bernoulli, Gaussian, NormalPosterior, VAELearner, kl_to_standard_normal

@@ -10,7 +10,7 @@ import torch
 from planted import cell
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Generator, Tensor, nn
-from toys import SGD, Blob, Chase, Offset, make_in_pieces
+from toys import Blob, Chase, Offset, make_in_pieces
 
 from ebmzoo.energies import MLPEnergy
 from ebmzoo.execution import measure
@@ -21,7 +21,7 @@ from ebmzoo.recipes import Samples, Score, Trained
 from ebmzoo.rendering import choice_text
 from ebmzoo.samplers import Direct, Langevin, Stage
 from ebmzoo.store import Store
-from ebmzoo.training import GoBack, Selection
+from ebmzoo.training import SGD, GoBack, Selection
 from ebmzoo.verdicts import Choice
 from ebmzoo_tilting.tilting import Tilting
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Generator, Tensor, nn
-from toys import METHODS, PLANE, SGD, Blob, Chase, Countdown, Offset, full_disk, kept, make_in_pieces
+from toys import METHODS, PLANE, Blob, Chase, Countdown, Offset, full_disk, kept, make_in_pieces
 
 from ebmzoo.energies import MLPEnergy
 from ebmzoo.execution import measure
@@ -29,6 +29,7 @@ from ebmzoo.samplers import Direct, Langevin, Stage
 from ebmzoo.store import DamagedArtifact, Store
 from ebmzoo.tables import Cell
 from ebmzoo.training import (
+    SGD,
     Adam,
     Batches,
     Diverged,

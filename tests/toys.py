@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -99,16 +99,6 @@ class Offset(Metric):
 
     def protocol(self) -> dict[str, Any]:
         return {"to": self.to}
-
-
-@dataclass(frozen=True)
-class SGD:
-    """Plain gradient descent."""
-
-    learning_rate: float
-
-    def over(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, self.learning_rate)
 
 
 class Shift(nn.Module):

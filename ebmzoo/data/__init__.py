@@ -1,10 +1,13 @@
 """Data sets: frozen values that load whole splits into memory."""
 
 from ebmzoo.data.archives import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
-from ebmzoo.data.dataset import DataError, Dataset, Mixture
+from ebmzoo.data.dataset import DataError, Dataset, KnownDensity, Mixture
 from ebmzoo.data.faces import CelebA
 from ebmzoo.data.images import Digits
+from ebmzoo.data.shapes import Shapes
 from ebmzoo.data.toy import (
+    AnatomyMixture,
+    AnatomyRings,
     Checkerboard,
     EightGaussians,
     Pinwheel,
@@ -20,6 +23,8 @@ __all__ = [
     "CIFAR100",
     "MNIST",
     "SVHN",
+    "AnatomyMixture",
+    "AnatomyRings",
     "CelebA",
     "Checkerboard",
     "DataError",
@@ -28,12 +33,14 @@ __all__ = [
     "EightGaussians",
     "FashionMNIST",
     "HepMass",
+    "KnownDensity",
     "MiniBooNE",
     "Mixture",
     "Parkinsons",
     "Pinwheel",
     "RedWine",
     "Rings",
+    "Shapes",
     "SwissRoll",
     "TwentyFiveGaussians",
     "TwoMoons",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 
 SPLITS = ("train", "valid", "test")
@@ -45,8 +47,19 @@ class Dataset(ABC):
         return None
 
 
-class Mixture(Dataset):
-    """A data set drawn from a known mixture of equal isotropic Gaussians, so that modes can be counted."""
+class KnownDensity(Dataset):
+    """A data set drawn from a law of known density, with which that of a model can be compared."""
+
+    @abstractmethod
+    def log_density(self, x: Tensor) -> Tensor:
+        """Returns the log-densities, of shape (B,), of points (B, *shape), in the dtype of the points."""
+
+
+class Mixture(KnownDensity):
+    r"""A data set drawn from a known mixture of equal isotropic Gaussians, so that modes can be counted.
+
+    .. math:: p(x) = \frac{1}{K} \sum_{k=1}^{K} \mathcal{N}(x; \mu_k, \sigma^2 I)
+    """
 
     @property
     @abstractmethod
@@ -56,6 +69,13 @@ class Mixture(Dataset):
     @abstractmethod
     def centres(self) -> Tensor:
         """Returns the means of the modes, of shape (K, *shape)."""
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Returns the log-densities, of shape (B,), of points (B, *shape)."""
+        points, centres = x.flatten(1), self.centres().to(x).flatten(1)
+        distances = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist")
+        constant = math.log(len(centres)) + points.shape[1] * math.log(math.sqrt(2 * math.pi) * self.sigma)
+        return (distances / self.sigma).square().div(-2).logsumexp(1) - constant
 
 
 class DataError(RuntimeError):

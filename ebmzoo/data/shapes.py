@@ -22,8 +22,8 @@ class Shapes(Dataset):
     """Bright discs and squares, on the left or on the right of dark images of 16 × 16 pixels.
 
     Radius (half the side of a square) and centre are uniform, so that the object lies in its half of the
-    image; edges are one pixel wide. The class is twice the number of the shape and that of the place: discs on
-    the left are 0, on the right 1, squares 2 and 3. Every combination that is asked for is as frequent.
+    image; edges are one pixel wide. Discs on the left are of class 0, on the right 1, squares 2 and 3. Every
+    combination that is asked for is as likely.
 
     Arguments:
         shape_of: ``"disc"``, ``"square"``, or None for both.

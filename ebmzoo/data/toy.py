@@ -5,28 +5,33 @@ so the splits are independent samples of one law, and equal data sets hold equal
 ``numpy.random.RandomState``, whose streams numpy has promised never to change.
 
 :class:`TwentyFiveGaussians` and :class:`SwissRoll` are those of DOT, which took them, as
-:class:`EightGaussians`, from the WGAN-GP code; the others are those of FFJORD, with every latent coordinate
-drawn independently where FFJORD spaces some evenly.
+:class:`EightGaussians`, from the WGAN-GP code; :class:`AnatomyRings` and :class:`AnatomyMixture` are those of
+Nijkamp et al.; the others are those of FFJORD, with every latent coordinate drawn independently where FFJORD
+spaces some evenly.
 
 References:
     | Discriminator Optimal Transport (Tanaka, 2019), https://arxiv.org/abs/1910.06832
     | Improved Training of Wasserstein GANs (Gulrajani et al., 2017), https://arxiv.org/abs/1704.00028
     | FFJORD (Grathwohl et al., 2019), https://arxiv.org/abs/1810.01367
+    | On the Anatomy of MCMC-based Maximum Likelihood Learning of Energy-Based Models (Nijkamp et al., 2020),
+      https://arxiv.org/abs/1903.12370
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.random import RandomState
 from torch import Tensor
 
-from ebmzoo.data.dataset import Dataset, Mixture, check_split
+from ebmzoo.data.dataset import Dataset, KnownDensity, Mixture, check_split
 from ebmzoo.fields import positive
 
 
@@ -121,7 +126,37 @@ class EightGaussians(Planar, Mixture):
         return _around(self, rng)
 
 
-def _around(data: EightGaussians | TwentyFiveGaussians, rng: RandomState) -> np.ndarray:
+@dataclass(frozen=True)
+class AnatomyMixture(Planar, Mixture):
+    r"""Eight Gaussians on the unit circle, whose flanks overlap a little.
+
+    .. math:: \mathcal{N}((\cos a, \sin a), 0.15^2 I), \qquad a \in \{0, \pi/4, \dots, 7\pi/4\}
+
+    Neighbouring centres are 5.1 standard deviations apart. Number, radius and standard deviation are those of
+    the official code. Every mode has the same number of points, up to one, in random order; the official code
+    draws how many each has.
+
+    References:
+        | On the Anatomy of MCMC-based Maximum Likelihood Learning of Energy-Based Models
+        | (Nijkamp et al., 2020), https://arxiv.org/abs/1903.12370
+    """
+
+    @property
+    def sigma(self) -> float:
+        """The standard deviation of each coordinate within a mode."""
+        return 0.15
+
+    def centres(self) -> Tensor:
+        """Returns the means, of shape (8, 2)."""
+        angle = torch.arange(8) * (np.pi / 4)
+        return torch.stack([angle.cos(), angle.sin()], 1)
+
+    def draw(self, rng: RandomState) -> np.ndarray:
+        """Returns new points, of shape (count, 2)."""
+        return _around(self, rng)
+
+
+def _around(data: AnatomyMixture | EightGaussians | TwentyFiveGaussians, rng: RandomState) -> np.ndarray:
     centres = data.centres().double().numpy()
     means = centres[np.arange(data.count) % len(centres)]
     return rng.permutation(means + data.sigma * rng.standard_normal((data.count, 2)))
@@ -180,19 +215,68 @@ class Pinwheel(Planar):
         return 2 * np.stack([r * np.cos(a) + side * np.sin(a), side * np.cos(a) - r * np.sin(a)], 1)
 
 
+class Circles(Planar, KnownDensity):
+    r"""Concentric circles of equal mass, with isotropic noise.
+
+    .. math:: r \, (\cos a, \sin a) + \sigma \xi, \qquad r \sim \mathcal{U}\{r_1, \dots, r_K\},
+        \quad a \sim \mathcal{U}(0, 2 \pi), \quad \xi \sim \mathcal{N}(0, I)
+
+    The angle integrates out to a Bessel function:
+
+    .. math:: p(x) = \frac{1}{K} \sum_{k=1}^{K} \frac{1}{2 \pi \sigma^2}
+        \exp\left( -\frac{\|x\|^2 + r_k^2}{2 \sigma^2} \right) I_0\left( \frac{\|x\| \, r_k}{\sigma^2} \right)
+    """
+
+    radii: ClassVar[tuple[float, ...]]
+    """The radii :math:`r_k` of the circles."""
+
+    sigma: ClassVar[float]
+    r"""The standard deviation :math:`\sigma` of the noise, in each coordinate."""
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Returns the log-densities, of shape (B,), of points (B, 2)."""
+        norm, radii, variance = x.norm(dim=1, keepdim=True), x.new_tensor(self.radii), self.sigma**2
+        # I0(z) = i0e(z) exp(z) overflows; its exponent completes the square
+        bessel = torch.special.i0e(norm * radii / variance).log()
+        each = bessel - (norm - radii).square() / (2 * variance)
+        return each.logsumexp(1) - math.log(len(radii) * 2 * math.pi * variance)
+
+    def draw(self, rng: RandomState) -> np.ndarray:
+        """Returns new points, of shape (count, 2)."""
+        r = np.array(self.radii)[rng.randint(len(self.radii), size=self.count)]
+        a = rng.uniform(0, 2 * np.pi, self.count)
+        return np.stack([r * np.cos(a), r * np.sin(a)], 1) + self.sigma * rng.standard_normal((self.count, 2))
+
+
 @dataclass(frozen=True)
-class Rings(Planar):
+class Rings(Circles):
     r"""Four concentric circles.
 
     .. math:: r \, (\cos a, \sin a) + 0.08 \, \xi, \qquad r \sim \mathcal{U}\{0.75, 1.5, 2.25, 3\},
         \quad a \sim \mathcal{U}(0, 2 \pi)
     """
 
-    def draw(self, rng: RandomState) -> np.ndarray:
-        """Returns new points, of shape (count, 2)."""
-        r = 0.75 * rng.randint(1, 5, size=self.count)
-        a = rng.uniform(0, 2 * np.pi, self.count)
-        return np.stack([r * np.cos(a), r * np.sin(a)], 1) + 0.08 * rng.standard_normal((self.count, 2))
+    radii: ClassVar[tuple[float, ...]] = (0.75, 1.5, 2.25, 3.0)
+    sigma: ClassVar[float] = 0.08
+
+
+@dataclass(frozen=True)
+class AnatomyRings(Circles):
+    r"""Four concentric circles, wider and noisier than :class:`Rings`.
+
+    .. math:: r \, (\cos a, \sin a) + 0.15 \, \xi, \qquad r \sim \mathcal{U}\{1, 2, 3, 4\},
+        \quad a \sim \mathcal{U}(0, 2 \pi)
+
+    Number, radii and standard deviation are those of the official code, but the noise is not: there it moves
+    a point along its radius only, which gives the density a (faint) pole at the origin. Here it is isotropic.
+
+    References:
+        | On the Anatomy of MCMC-based Maximum Likelihood Learning of Energy-Based Models
+        | (Nijkamp et al., 2020), https://arxiv.org/abs/1903.12370
+    """
+
+    radii: ClassVar[tuple[float, ...]] = (1.0, 2.0, 3.0, 4.0)
+    sigma: ClassVar[float] = 0.15
 
 
 @dataclass(frozen=True)

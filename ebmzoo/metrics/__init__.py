@@ -2,6 +2,7 @@
 
 from ebmzoo.metrics.accuracy import Accuracy
 from ebmzoo.metrics.cost import TrainingCost
+from ebmzoo.metrics.density import ForwardKL, ReverseKL
 from ebmzoo.metrics.distances import EMD, MMD, SlicedWasserstein
 from ebmzoo.metrics.features import InceptionFeatures
 from ebmzoo.metrics.fidelity import Coverage, Density, FrechetDistance, KernelDistance, Precision, Recall
@@ -14,6 +15,7 @@ from ebmzoo.metrics.likelihood import (
 )
 from ebmzoo.metrics.metric import Metric, Subject, check_finite
 from ebmzoo.metrics.modes import HighQuality, HighQualitySpread, ModeBalance, ModesFound
+from ebmzoo.metrics.recognition import Agreement, Recognised, Saturated
 
 __all__ = [
     "EMD",
@@ -21,10 +23,12 @@ __all__ = [
     "KID",
     "MMD",
     "Accuracy",
+    "Agreement",
     "BitsPerDimension",
     "Coverage",
     "Density",
     "ExactPartition",
+    "ForwardKL",
     "FrechetDistance",
     "HighQuality",
     "HighQualitySpread",
@@ -37,7 +41,10 @@ __all__ = [
     "NegativeLogLikelihood",
     "Precision",
     "Recall",
+    "Recognised",
+    "ReverseKL",
     "SampledPartition",
+    "Saturated",
     "SlicedWasserstein",
     "Subject",
     "TrainingCost",

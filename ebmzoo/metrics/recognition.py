@@ -89,7 +89,9 @@ class Agreement(Metric):
         """
         probabilities = _probabilities(samples, get(self.classifier))
         if max(self.classes) >= probabilities.shape[1]:
-            raise ValueError(f"the classifier has {probabilities.shape[1]} classes, not {max(self.classes) + 1}")
+            raise ValueError(
+                f"the classifier has {probabilities.shape[1]} classes, not {max(self.classes) + 1}"
+            )
         wanted = torch.tensor(self.classes, device=probabilities.device)
         return _percentage(torch.isin(probabilities.argmax(1), wanted))
 

@@ -4,13 +4,14 @@ from ebmzoo.training.averaging import Averaged
 from ebmzoo.training.batches import Batch, Batches, Mapped
 from ebmzoo.training.contrastive import ContrastiveLearner
 from ebmzoo.training.divergence import Diverged, FreshNoise, GoBack, Limit, LowerLearningRate, Stop
-from ebmzoo.training.learner import Adam, Clipped, Learner, Method, Optimizer, descend
+from ebmzoo.training.learner import SGD, Adam, Clipped, Learner, Method, Optimizer, descend
 from ebmzoo.training.log import Log
 from ebmzoo.training.loop import fit
 from ebmzoo.training.rates import LinearDecay, LinearRise, Milestones, Rates, Scheduled
 from ebmzoo.training.selection import Look, ModelSelection, Referee, Selection
 
 __all__ = [
+    "SGD",
     "Adam",
     "Averaged",
     "Batch",

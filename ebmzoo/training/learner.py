@@ -103,6 +103,27 @@ class Adam:
 
 
 @dataclass(frozen=True)
+class SGD:
+    """Creates gradient descent.
+
+    Arguments:
+        learning_rate: The learning rate.
+        momentum: The share of the last move that is made again.
+    """
+
+    learning_rate: float
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive(self, "learning_rate")
+        share(self, "momentum")
+
+    def over(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Returns an optimizer of the parameters."""
+        return torch.optim.SGD(parameters, self.learning_rate, self.momentum)
+
+
+@dataclass(frozen=True)
 class Clipped:
     """Creates an optimizer that first shortens the gradient of all its parameters together.
 

@@ -1,4 +1,4 @@
-"""Offers contrastive learning in data space to ebmzoo."""
+"""Offers energies over data, how they are learnt, and what they can do, to ebmzoo."""
 
 from __future__ import annotations
 
@@ -9,22 +9,36 @@ from ebmzoo import hookimpl
 
 @hookimpl
 def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
-    """Offers methods, networks, samplers, and what they are made of."""
-    from ebmzoo_pixel import composition, contrastive, ensemble, memory, networks, restoration, spaces, terms
+    """Offers methods, networks, samplers, metrics, data, and what they are made of."""
+    from ebmzoo_pixel import (
+        composition,
+        contrastive,
+        detection,
+        ensemble,
+        memory,
+        networks,
+        outliers,
+        restoration,
+        spaces,
+        terms,
+    )
 
     return {
         "methods": [contrastive.ContrastiveLearning, ensemble.Snapshots],
-        "samplers": [restoration.Inpainting, restoration.FromSaltAndPepper],
         "networks": [
             *(networks.IGEBMEnergy, networks.VanillaEnergy),
             *(networks.JEMEnergy, networks.ToyEnergy),
         ],
+        "samplers": [restoration.Inpainting, restoration.FromSaltAndPepper],
+        "data": [outliers.UniformNoise, outliers.ConstantImages, outliers.Interpolated],
+        "metrics": [detection.OutOfDistribution],
         "parts": [
-            *(networks.SpectralNorm, networks.NoNorm),
             *(spaces.Unbounded, spaces.InBox),
             *(memory.Fresh, memory.FromBatch, memory.Replay, memory.ByteReplay),
             *(terms.Classification, terms.LastStep),
+            *(networks.SpectralNorm, networks.NoNorm),
             *(composition.Composed, composition.OfClass, composition.Product, composition.Mixture),
             *(restoration.LowerHalf, restoration.Middle),
+            *(detection.LogDensity, detection.Typicality, detection.GradientNorm),
         ],
     }
