@@ -32,6 +32,30 @@ def leaky(slope: float) -> Callable[[], nn.Module]:
     return partial(nn.LeakyReLU, slope)
 
 
+def halving_convolutions(
+    shape: tuple[int, int, int], channels: int, slope: float
+) -> tuple[list[nn.Module], tuple[int, int, int]]:
+    """Creates the layers of a plain convolutional energy, as far as both sides stay four or more.
+
+    A 3×3 convolution to ``channels``, then 4×4 convolutions that halve the resolution, rounding down, and
+    double the channels. A leaky rectifier follows each.
+
+    Arguments:
+        shape: The shape (C, H, W) of an image.
+        channels: The number of channels of the first layer.
+        slope: The rectifiers' slope for negative inputs.
+
+    Returns:
+        The layers, and the shape of what comes out of them.
+    """
+    colours, height, width = shape
+    layers: list[nn.Module] = [nn.Conv2d(colours, channels, 3, padding=1), nn.LeakyReLU(slope)]
+    while min(height, width) >= 8:
+        layers += [nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1), nn.LeakyReLU(slope)]
+        channels, height, width = 2 * channels, height // 2, width // 2
+    return layers, (channels, height, width)
+
+
 class ResidualBlock(nn.Module):
     r"""Creates a residual block without normalisation, :math:`h \mapsto S(h) + P(C_2 \sigma(C_1 \sigma(h)))`.
 

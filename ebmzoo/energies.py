@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from ebmzoo.blocks import ResidualBlock, image_shape, leaky, mlp
+from ebmzoo.blocks import ResidualBlock, halving_convolutions, image_shape, leaky, mlp
 from ebmzoo.fields import FieldError, not_negative, positive
 from ebmzoo.flows import Flow
 from ebmzoo.generators import Generator
@@ -141,12 +141,7 @@ class ConvEnergy:
 
     def energy(self, shape: tuple[int, ...]) -> nn.Module:
         """Returns a network with fresh weights, from images (B, C, H, W) to energies (B,)."""
-        colours, height, width = image_shape(self, shape)
-        layers: list[nn.Module] = [nn.Conv2d(colours, self.channels, 3, padding=1), nn.LeakyReLU(self.slope)]
-        channels, side = self.channels, min(height, width)
-        while side >= 8:
-            layers += [nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1), nn.LeakyReLU(self.slope)]
-            channels, side = 2 * channels, side // 2
+        layers, (channels, _, _) = halving_convolutions(image_shape(self, shape), self.channels, self.slope)
         return nn.Sequential(*layers, nn.Conv2d(channels, 1, 1), GlobalSum(), nn.Flatten(0))
 
 

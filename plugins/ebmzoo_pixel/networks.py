@@ -35,7 +35,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ebmzoo.blocks import image_shape
+from ebmzoo.blocks import halving_convolutions, image_shape
 from ebmzoo.classifiers import ClassifierEnergy
 from ebmzoo.energies import GlobalSum
 from ebmzoo.fields import FieldError, not_negative, positive
@@ -203,12 +203,8 @@ class VanillaEnergy:
         colours, height, width = image_shape(self, shape)
         if min(height, width) < 4:
             raise ValueError(f"VanillaEnergy is for images of at least 4×4 pixels, not {height}×{width}")
-        layers: list[nn.Module] = [nn.Conv2d(colours, self.channels, 3, padding=1), nn.LeakyReLU(self.slope)]
-        channels = self.channels
-        while min(height, width) >= 8:
-            layers += [nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1), nn.LeakyReLU(self.slope)]
-            channels, height, width = 2 * channels, height // 2, width // 2
-        return nn.Sequential(*layers, nn.Conv2d(channels, 1, (height, width)), nn.Flatten(0))
+        layers, (channels, *left) = halving_convolutions((colours, height, width), self.channels, self.slope)
+        return nn.Sequential(*layers, nn.Conv2d(channels, 1, (left[0], left[1])), nn.Flatten(0))
 
 
 @dataclass(frozen=True)
