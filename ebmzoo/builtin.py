@@ -96,6 +96,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             metrics.BitsPerDimension,
             metrics.ForwardKL,
             metrics.ReverseKL,
+            metrics.AnnealingGap,
         ],
         "networks": [
             generators.MLPGenerator,
@@ -118,6 +119,8 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             *(samplers.Anywhere, samplers.Sphere, samplers.SphereAsPublished, samplers.Interval),
             *(metrics.ExactPartition, metrics.SampledPartition, metrics.InceptionFeatures),
             *(training.Adam, training.SGD, training.Clipped),
+            *(metrics.AnnealedPartition, metrics.ReverseAnnealedPartition),
+            *(metrics.PriorReference, metrics.NormalReference),
             *(classifiers.RandomShift, classifiers.RandomMirror),
             *(training.Selection, training.ModelSelection, training.Milestones),
             *(training.LinearDecay, training.LinearRise),

@@ -1,6 +1,13 @@
 """Metrics: numbers that say how good samples, or models, are."""
 
 from ebmzoo.metrics.accuracy import Accuracy
+from ebmzoo.metrics.annealing import (
+    AnnealedPartition,
+    AnnealingGap,
+    NormalReference,
+    PriorReference,
+    ReverseAnnealedPartition,
+)
 from ebmzoo.metrics.cost import TrainingCost
 from ebmzoo.metrics.density import ForwardKL, ReverseKL
 from ebmzoo.metrics.distances import EMD, MMD, SlicedWasserstein
@@ -24,6 +31,8 @@ __all__ = [
     "MMD",
     "Accuracy",
     "Agreement",
+    "AnnealedPartition",
+    "AnnealingGap",
     "BitsPerDimension",
     "Coverage",
     "Density",
@@ -39,9 +48,12 @@ __all__ = [
     "ModeBalance",
     "ModesFound",
     "NegativeLogLikelihood",
+    "NormalReference",
     "Precision",
+    "PriorReference",
     "Recall",
     "Recognised",
+    "ReverseAnnealedPartition",
     "ReverseKL",
     "SampledPartition",
     "Saturated",

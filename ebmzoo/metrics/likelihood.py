@@ -22,13 +22,17 @@ from ebmzoo.models import (
     evaluated,
     in_chunks,
     log_base,
+    rebased,
 )
 from ebmzoo.store import Recipe
 
 
 @runtime_checkable
 class Partition(Protocol):
-    r"""How the log-partition :math:`\log Z = \log \mathbb{E}_b e^{-E}` of a model is found."""
+    r"""How the log-partition :math:`\log Z = \log \mathbb{E}_b e^{-E}` of a model is found.
+
+    Over a flat prior, whose density is one everywhere, it is :math:`\log \int e^{-E}`.
+    """
 
     def log(self, model: Model, rng: Generator) -> Tensor:
         r"""Returns :math:`\log Z`, of shape ()."""
@@ -52,7 +56,7 @@ class ExactPartition:
             return model.energy.log_partition()
         raise ValueError(
             "the log-partition of this energy has no closed form; estimate it with "
-            "NegativeLogLikelihood.partition = @SampledPartition()"
+            "NegativeLogLikelihood.partition = @SampledPartition() or @AnnealedPartition()"
         )
 
 
@@ -63,7 +67,8 @@ class SampledPartition:
     .. math:: \log \hat Z = \log \frac{1}{n} \sum_{i=1}^{n} e^{-E(g(u_i))}, \qquad u_i \sim \rho
 
     By Jensen's inequality it is too small on average, so that the likelihood looks better than it is; by much
-    where few samples carry the sum.
+    where few samples carry the sum. A flat prior is no distribution: there samples are of the normal law that
+    chains begin at, and weighed by its density.
 
     Arguments:
         count: The number :math:`n` of samples.
@@ -76,6 +81,7 @@ class SampledPartition:
 
     def log(self, model: Model, rng: Generator) -> Tensor:
         r"""Returns :math:`\log \hat Z`, of shape ()."""
+        model = rebased(model, model.prior.law())
         sizes = chunk_sizes(self.count, 10_000)
         energies = [evaluated(model, model.prior.draw(size, rng))[1] for size in sizes]
         return torch.logsumexp(-torch.cat(energies).double(), 0) - math.log(self.count)

@@ -17,7 +17,7 @@ minimised; :math:`\beta` is an *inverse* temperature and multiplies the energy o
 """
 
 from ebmzoo.models.chains import as_bytes, as_points, from_bytes
-from ebmzoo.models.density import Invertible, Normalised, dequantised, log_base
+from ebmzoo.models.density import Invertible, Normalised, dequantised, log_base, rebased
 from ebmzoo.models.evaluation import (
     Evaluations,
     check_makes,
@@ -32,7 +32,7 @@ from ebmzoo.models.evaluation import (
 )
 from ebmzoo.models.model import CompiledTarget, Model, NoEnergy, Target, Tilted
 from ebmzoo.models.posterior import Chained, Inverse, Posterior
-from ebmzoo.models.priors import Box, Flat, Prior, StandardNormal
+from ebmzoo.models.priors import Box, Flat, Normal, Prior, StandardNormal
 
 __all__ = [
     "Box",
@@ -44,6 +44,7 @@ __all__ = [
     "Invertible",
     "Model",
     "NoEnergy",
+    "Normal",
     "Normalised",
     "Posterior",
     "Prior",
@@ -63,5 +64,6 @@ __all__ = [
     "frozen",
     "in_chunks",
     "log_base",
+    "rebased",
     "value_and_grad",
 ]

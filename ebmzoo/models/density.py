@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebmzoo.models.model import Model
+from ebmzoo.models.priors import Prior
 
 
 @runtime_checkable
@@ -55,6 +56,36 @@ def _log_base(model: Model, x: Tensor) -> Tensor:
         )
     u, log_det = model.decoder.inverse(x)
     return model.prior.log_prob(u) + log_det
+
+
+def rebased(model: Model, prior: Prior) -> Model:
+    r"""Returns the same law over :math:`u`, written with another prior :math:`r`.
+
+    .. math:: \rho(u) \, e^{-E(g(u))} = r(u) \, e^{-E'(u)}, \qquad E'(u) = E(g(u)) - \log \rho(u) + \log r(u)
+
+    Both integrate to the same :math:`Z`; where :math:`\beta` is not one, their laws differ. A model with a
+    :class:`~ebmzoo.models.priors.Flat` prior, over which nothing can be averaged, becomes one whose prior can
+    be drawn from.
+
+    Arguments:
+        model: The model, whose networks the other one shares.
+        prior: The prior :math:`r`. A model that has it already is returned as it is.
+    """
+    if prior is model.prior:
+        return model
+    other = Model(prior, nn.Identity(), _Rebased(model, prior))
+    other.compiled = model.compiled
+    return other
+
+
+class _Rebased(nn.Module):
+    def __init__(self, model: Model, prior: Prior):
+        super().__init__()
+        self.model, self.prior = model, prior
+
+    def forward(self, u: Tensor) -> Tensor:
+        energy = self.model.energy(self.model.decoder(u))
+        return energy - self.model.prior.log_prob(u) + self.prior.log_prob(u)
 
 
 def dequantised(x: Tensor, width: float, rng: Generator) -> Tensor:

@@ -40,6 +40,10 @@ class Prior(nn.Module, ABC):
     def draw(self, count: int, rng: Generator) -> Tensor:
         """Returns ``count`` independent points, of shape (count, *shape)."""
 
+    def law(self) -> Prior:
+        """Returns the distribution of the points that are drawn: this one, where it is a distribution."""
+        return self
+
 
 class StandardNormal(Prior):
     r""":math:`\rho = \mathcal{N}(0, I)`."""
@@ -58,6 +62,35 @@ class StandardNormal(Prior):
         return torch.randn(
             count, *self.shape, generator=rng, device=self.anchor.device, dtype=self.anchor.dtype
         )
+
+
+class Normal(Prior):
+    r""":math:`\rho = \mathcal{N}(0, s^2 I)`.
+
+    Arguments:
+        shape: The shape of one point.
+        scale: The standard deviation :math:`s` of every coordinate.
+    """
+
+    def __init__(self, shape: Sequence[int], scale: float = 1.0):
+        super().__init__(shape)
+        self.scale = scale
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        """Returns the log-densities, of shape (B,)."""
+        constant = math.log(self.scale * math.sqrt(2 * math.pi)) * math.prod(self.shape)
+        return -0.5 * (u / self.scale).flatten(1).square().sum(1) - constant
+
+    def plus_score(self, gradient: Tensor, u: Tensor) -> Tensor:
+        r"""Returns ``gradient`` :math:`- u / s^2`."""
+        return torch.sub(gradient, u, alpha=self.scale**-2)
+
+    def draw(self, count: int, rng: Generator) -> Tensor:
+        """Returns ``count`` independent points, of shape (count, *shape)."""
+        noise = torch.randn(
+            count, *self.shape, generator=rng, device=self.anchor.device, dtype=self.anchor.dtype
+        )
+        return self.scale * noise
 
 
 class Flat(Prior):
@@ -85,10 +118,11 @@ class Flat(Prior):
 
     def draw(self, count: int, rng: Generator) -> Tensor:
         """Returns ``count`` independent points to begin at, of shape (count, *shape)."""
-        noise = torch.randn(
-            count, *self.shape, generator=rng, device=self.anchor.device, dtype=self.anchor.dtype
-        )
-        return self.scale * noise
+        return self.law().draw(count, rng)
+
+    def law(self) -> Prior:
+        r"""Returns :math:`\mathcal{N}(0, s^2 I)`."""
+        return Normal(self.shape, self.scale).to(self.anchor)
 
 
 class Box(Prior):

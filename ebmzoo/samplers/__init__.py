@@ -7,7 +7,7 @@ from ebmzoo.samplers.kinetic import BAOAB, KineticLangevin
 from ebmzoo.samplers.langevin import SGLD, Langevin
 from ebmzoo.samplers.metropolis import HMC, MALA
 from ebmzoo.samplers.proposals import IndependenceMetropolis, Rejection, Resampling
-from ebmzoo.samplers.schedule import Decay, Schedule, Stage, evolve, settle, settle_with_report
+from ebmzoo.samplers.schedule import Decay, Schedule, Stage, deriving_once, evolve, settle, settle_with_report
 from ebmzoo.samplers.transport import (
     Anywhere,
     DataTransport,
@@ -48,6 +48,7 @@ __all__ = [
     "Start",
     "State",
     "chain",
+    "deriving_once",
     "effective_sample_size",
     "evolve",
     "recording_chains",

@@ -108,7 +108,7 @@ def settle(schedule: Schedule, target: Target, position: Tensor, rng: Generator)
     The empty schedule moves nothing. What networks derive from their weights, such as spectral norms, is
     computed once for all steps.
     """
-    with _deriving_once(target):
+    with deriving_once(target):
         for state, _ in evolve(schedule, target, position, rng):
             position = state.position
     return position
@@ -128,7 +128,7 @@ def settle_with_report(
     Returns:
         The points, of shape (B, *), and scalars by their names: none if the schedule is empty.
     """
-    with _deriving_once(target):
+    with deriving_once(target):
         last = deque(evolve(schedule, target, position, rng), maxlen=1)
     if not last:
         return position, {}
@@ -141,7 +141,7 @@ def settle_with_report(
     return state.position, report
 
 
-def _deriving_once(target: Target) -> AbstractContextManager[None]:
+def deriving_once(target: Target) -> AbstractContextManager[None]:
     """Returns a context in which parametrised weights are derived once; a graph derives them by itself."""
     context: AbstractContextManager[None] = parametrize.cached()
     return nullcontext() if isinstance(target, CompiledTarget) else context
