@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from laws import generator
 from torch import nn
-from toys import METHODS, Blob, kept, make_in_pieces
+from toys import METHODS, Blob, Offset, kept, make_in_pieces
 
 from ebmzoo.classifiers import ClassifierEnergy
 from ebmzoo.energies import MLPEnergy
+from ebmzoo.execution import measure
 from ebmzoo.fields import FieldError
 from ebmzoo.models import Box, Flat, Model, as_bytes, from_bytes
-from ebmzoo.recipes import Trained
+from ebmzoo.recipes import Samples, Score, Trained
 from ebmzoo.samplers import MALA, Chains, FromKept, Langevin, Stage
 from ebmzoo.store import Store
-from ebmzoo.training import SGD, Adam, Batch, Batches, Clipped, descend
+from ebmzoo.tables import Cell
+from ebmzoo.training import (
+    SGD,
+    Adam,
+    Batch,
+    Batches,
+    Clipped,
+    Diverged,
+    FreshNoise,
+    GoBack,
+    LowerLearningRate,
+    Milestones,
+    Scheduled,
+    descend,
+)
 from ebmzoo_pixel.contrastive import ContrastiveLearning
 from ebmzoo_pixel.memory import ByteReplay, Fresh, FromBatch, Replay
 from ebmzoo_pixel.spaces import InBox, Unbounded
@@ -95,6 +111,7 @@ def test_a_replay_buffer_resumes(tmp_path: Path):
     assert "chains" in Store(tmp_path / "cut").get(trained).state_dict()
 
 
+@dataclass(frozen=True)
 class Quadratic:
     """An architecture of energies a |x - b|² / 2, with a and b to be learnt."""
 
@@ -247,3 +264,46 @@ def test_a_shortened_gradient_has_the_norm_that_is_asked_for():
     small = nn.Parameter(torch.tensor([0.3, 0.0]))
     descend(Clipped(SGD(1.0), 0.5).over([small]), (small * small.detach()).sum())
     torch.testing.assert_close(small.detach(), torch.zeros(2))
+
+
+# Survival.
+
+WILD = Scheduled(
+    ContrastiveLearning(
+        MLPEnergy(16, 2), (Stage(Langevin(0.01), 3),), Unbounded(), Replay(64, 0.05), optimizer=Adam(1e-3)
+    ),
+    Milestones((30,), 1e4),
+)
+"""The learning rate rises ten thousandfold after 30 updates."""
+
+
+def test_a_planted_divergence_is_survived_at_a_lower_rate(tmp_path: Path):
+    lower = GoBack(LowerLearningRate(1e-4), every=10)
+    recipe = Trained(WILD, Blob(), 60, 16, divergence=lower)
+    samples = Samples(recipe, Chains((Stage(Langevin(0.01), 3),)), 8)
+    of = Cell("wild", "blob", Score(samples, Offset()))
+    [made] = measure([of], Store(tmp_path)).results
+    assert made.attempts == 2
+    (attempt,) = Store(tmp_path).run(recipe)["attempts"]
+    assert 30 < attempt["step"] <= 45
+    assert attempt["went_back_to"] in (10, 20, 30)
+    assert attempt["changed"] == "learning rates × 0.0001"
+    assert Store(tmp_path).run(recipe)["updates"] == 60
+
+
+def test_what_other_random_numbers_do_not_cure_is_told_with_its_history(tmp_path: Path):
+    recipe = Trained(WILD, Blob(), 60, 16, divergence=GoBack(FreshNoise(), every=10, attempts=2))
+    with pytest.raises(Diverged, match="after 2 further attempts"):
+        Store(tmp_path).get(recipe)
+
+
+def test_without_a_policy_divergence_is_named(tmp_path: Path):
+    with pytest.raises(Diverged, match=r"training diverged at update 3\d: .* Lower the learning rate"):
+        Store(tmp_path).get(Trained(WILD, Blob(), 60, 16))
+
+
+def test_steps_that_are_too_long_are_seen(tmp_path: Path):
+    """On an energy of curvature one, a step size above two throws chains ever farther out."""
+    method = ContrastiveLearning(Quadratic(), (Stage(Langevin(3.0), 5),), Unbounded(), Replay(64, 0.0))
+    with pytest.raises(Diverged, match=r"(energy_samples|energy_gap|chain_gradient|gradient_norm) is"):
+        Store(tmp_path).get(Trained(method, Blob(), 60, 16))

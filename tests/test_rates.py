@@ -13,12 +13,12 @@ from toys import METHODS, PLANE, kept, make_in_pieces
 from ebmzoo.fields import FieldError
 from ebmzoo.flows import RealNVP
 from ebmzoo.store import Store
-from ebmzoo.training import Adam, Batches, LinearDecay, LinearRise, Milestones, Rates, Scheduled
+from ebmzoo.training import Adam, Batches, LinearDecay, LinearRise, Method, Milestones, Rates, Scheduled
 from ebmzoo_bases.flow import FlowLikelihood
 from ebmzoo_gebm.gebm import GEBM
 
 
-def rates(of: Rates, updates: int, method: FlowLikelihood | GEBM | None = None) -> list[list[float]]:
+def rates(of: Rates, updates: int, method: Method | None = None) -> list[list[float]]:
     """The learning rates of every optimizer, over those they begin with, at each update."""
     method = method or FlowLikelihood(RealNVP(2, 4, 1), Adam(0.1))
     torch.manual_seed(0)
@@ -86,3 +86,22 @@ def test_wrong_settings_are_named():
     ):
         with pytest.raises(FieldError):
             wrong()
+
+
+def test_one_schedule_on_top_of_another(tmp_path: Path):
+    """Their factors are multiplied, and both count on after a cut."""
+    trained = METHODS["MAF, its rate scheduled"]
+    method = trained.method
+    assert isinstance(method, Scheduled)
+    twice = dataclasses.replace(
+        trained,
+        method=Scheduled(Scheduled(method.method, Milestones((3,), 0.5)), LinearRise(4)),
+        steps=7,
+    )
+    inner = rates(
+        LinearRise(4), 6, Scheduled(FlowLikelihood(RealNVP(2, 4, 1), Adam(0.1)), Milestones((3,), 0.5))
+    )
+    assert inner == [pytest.approx([each]) for each in (0.25, 0.5, 0.75, 0.5, 0.5, 0.5)]
+    Store(tmp_path / "uncut").get(twice)
+    make_in_pieces(twice, tmp_path / "cut")
+    assert kept(tmp_path / "cut", twice) == kept(tmp_path / "uncut", twice)

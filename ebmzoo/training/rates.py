@@ -125,7 +125,10 @@ class ScheduledLearner(Learner):
 
     def __init__(self, learner: Learner, rates: Rates):
         updates = torch.zeros((), dtype=torch.long)
-        super().__init__(learner.model, {**learner.parts, "scheduled_updates": updates})
+        name = "scheduled_updates"
+        while name in learner.parts:  # one schedule on top of another
+            name = f"outer_{name}"
+        super().__init__(learner.model, {**learner.parts, name: updates})
         self.learner, self.rates, self.updates = learner, rates, updates
 
     def step(self, batches: Batches, rng: Generator) -> dict[str, Tensor]:
