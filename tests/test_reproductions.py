@@ -30,6 +30,9 @@ TABLES = sorted(
 )
 
 COMPUTE = {
+    "Snapshots.every": "how many updates lie between two states that are kept",
+    "at": "when learning rates fall, in a training that has fewer updates",
+    "width": "the size of a network",
     "Decay.every": "for how many moves of a chain a step size is kept, in a chain that has fewer",
     "ModelSelection.every": "how often the best model is looked for, in a training that has fewer updates",
     "Selection.every": "how often the best model is looked for, in a training that has fewer updates",

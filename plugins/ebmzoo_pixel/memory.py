@@ -12,8 +12,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Generator, Tensor
 
-from ebmzoo.fields import positive, within
+from ebmzoo.fields import added, positive, within
 from ebmzoo.models import Model, Prior, as_bytes, from_bytes
+from ebmzoo.samplers import FromPrior, Start
 
 
 @runtime_checkable
@@ -57,16 +58,21 @@ class Forgetful:
 
 @dataclass(frozen=True)
 class Fresh(Forgetful):
-    """Chains begin at the prior each time: non-persistent, short-run learning.
+    """Chains begin anew each time: non-persistent, short-run learning.
 
     References:
         | Learning Non-Convergent Non-Persistent Short-Run MCMC (Nijkamp et al., 2019)
         | https://arxiv.org/abs/1904.09770
+
+    Arguments:
+        start: Where they begin.
     """
 
+    start: Start = added(FromPrior())
+
     def begin(self, model: Model, x: Tensor, count: int, rng: Generator) -> tuple[Tensor, Tensor | None]:
-        """Returns points of the prior."""
-        return model.prior.draw(count, rng), None
+        """Returns points of the start."""
+        return self.start.position(model, count, rng), None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
         contrastive,
         detection,
         ensemble,
+        figures,
         memory,
         networks,
         outliers,
@@ -27,12 +28,13 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
         "methods": [contrastive.ContrastiveLearning, ensemble.Snapshots],
         "networks": [
             *(networks.IGEBMEnergy, networks.VanillaEnergy),
-            *(networks.JEMEnergy, networks.ToyEnergy),
+            *(networks.JEMEnergy, networks.ToyEnergy, networks.ScaledEnergy),
         ],
         "samplers": [restoration.Inpainting, restoration.FromSaltAndPepper],
         "data": [outliers.UniformNoise, outliers.ConstantImages, outliers.Interpolated],
         "metrics": [detection.OutOfDistribution],
         "parts": [
+            figures.DensityMaps,
             *(spaces.Unbounded, spaces.InBox),
             *(memory.Fresh, memory.FromBatch, memory.Replay, memory.ByteReplay),
             *(terms.Classification, terms.LastStep),
