@@ -15,7 +15,8 @@ from ebmzoo.data import Shapes
 from ebmzoo.fields import FieldError
 from ebmzoo.metrics import Agreement, Metric, Recognised, Saturated
 from ebmzoo.models import Flat, Model, NoEnergy
-from ebmzoo.recipes import Trained
+from ebmzoo.recipes import Samples, Score, Trained
+from ebmzoo.samplers import Direct
 
 CLASSIFIER = Trained(Chase(), Blob(), 1, 8)
 """Stands for the recipe of a classifier, which nobody makes here."""
@@ -114,3 +115,13 @@ def test_concepts_are_as_asked_for():
     assert counts.tolist() == pytest.approx([1000] * 4, abs=5 * math.sqrt(4000 * 3 / 16))
     assert torch.equal(Shapes(count=50).load("train"), Shapes(count=50).load("train"))
     assert not torch.equal(Shapes(count=50).load("train"), Shapes(count=50).load("test"))
+
+
+def test_scores_that_look_at_no_data_compare_across_data():
+    metric = Agreement("disc", CLASSIFIER, (0,))
+    here, there = (
+        Score(Samples(Trained(Chase(), data, 1, 8), Direct(), 4), metric) for data in (Blob(), Blob(count=32))
+    )
+    assert here.protocol()["id"] == there.protocol()["id"]
+    other = Agreement("disc", CLASSIFIER, (1,))
+    assert Score(here.subject, other).protocol()["id"] != here.protocol()["id"]

@@ -58,6 +58,10 @@ class Metric(ABC):
         del data, split
         return ()
 
+    def reference(self, data: Dataset, split: str) -> dict[str, Any]:
+        """Returns what scores must have been compared with to be compared; nothing if data play no part."""
+        return {"data": describe(data), "split": split}
+
     def described(self) -> dict[str, Any]:
         """Returns the settings in which scores must agree to be compared: all of them, for most."""
         description: dict[str, Any] = describe(self)

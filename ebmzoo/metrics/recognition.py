@@ -19,8 +19,17 @@ from ebmzoo.store import Recipe
 Get = Callable[[Recipe], Any]
 
 
+class OfSamplesAlone(Metric):
+    """A metric that looks at no data."""
+
+    def reference(self, data: Dataset, split: str) -> dict[str, Any]:
+        """Returns nothing."""
+        del data, split
+        return {}
+
+
 @dataclass(frozen=True)
-class Recognised(Metric):
+class Recognised(OfSamplesAlone):
     """The percentage of samples that a classifier is sure of, whatever it takes them for.
 
     Of data it is sure of most; of noise a classifier may be sure as well, since it has never seen any. So
@@ -58,7 +67,7 @@ class Recognised(Metric):
 
 
 @dataclass(frozen=True)
-class Agreement(Metric):
+class Agreement(OfSamplesAlone):
     """The percentage of samples that a classifier takes for one of some classes.
 
     Arguments:
@@ -101,7 +110,7 @@ class Agreement(Metric):
 
 
 @dataclass(frozen=True)
-class Saturated(Metric):
+class Saturated(OfSamplesAlone):
     """The percentage of pixels that are as dark or as bright as can be.
 
     Long chains of energies that were learnt from short ones go there. The data have their own share.

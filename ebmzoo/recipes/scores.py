@@ -20,7 +20,6 @@ from ebmzoo.store import (
     Recipe,
     Store,
     canonical,
-    describe,
     unfinished,
 )
 
@@ -94,8 +93,7 @@ class Score(Recipe):
             "metric": self.metric.described(),
             "details": self.metric.protocol(),
             "generated": generated,
-            "data": describe(self.subject.data),
-            "split": self.split,
+            **self.metric.reference(self.subject.data, self.split),
         }
         name = hashlib.sha256(canonical(protocol).encode()).hexdigest()[:8]
         return {"id": name, **protocol}
