@@ -32,7 +32,7 @@ from ebmzoo_gebm.gebm import (
 )
 from ebmzoo_gebm.measures import KALE
 from ebmzoo_gebm.penalties import GradientPenalty, ParameterPenalty
-from ebmzoo_gebm.ratio import DensityRatio, ParameterOffset, TruncatedEnergy
+from ebmzoo_gebm.ratio import DensityRatio, ParameterOffset, TruncatedEnergy, decoded_with_energies
 
 COUNT = 200_000
 
@@ -403,3 +403,19 @@ def test_what_is_missing_is_named():
     ):
         with pytest.raises(FieldError):
             wrong()
+
+
+@pytest.mark.parametrize("ratio", [True, False], ids=["ratio", "network"])
+def test_energies_of_what_is_decoded_are_those_of_the_data(ratio: bool):
+    torch.manual_seed(0)
+    base = RealNVP(3, 8, 1).build(3, (3,)).double()
+    architecture = DensityRatio(RealNVP(2, 8, 1), ParameterOffset()) if ratio else None
+    energy = architecture.over((3,), base) if architecture else MLPEnergy(8, 1).energy((3,))
+    u = torch.randn(20, 3, generator=generator(0), dtype=torch.float64)
+    x, energies = decoded_with_energies(base, energy.double(), u)
+    torch.testing.assert_close(x, base(u).detach())
+    torch.testing.assert_close(energies, energy(x))
+    assert not x.requires_grad
+    energies.sum().backward()
+    assert all(p.grad is None for p in base.parameters())
+    assert all(p.grad is not None for p in energy.parameters())

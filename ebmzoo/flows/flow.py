@@ -53,6 +53,11 @@ class Flow(nn.Module, ABC):
         """Returns the data (B, *shape) of latents (B, D)."""
         return self.push(u)[0].view(-1, *self.shape)
 
+    def decoded(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the data (B, *shape) of latents (B, D) and their log-densities (B,), both of one pass."""
+        x, log_det = self.push(u)
+        return x.view(-1, *self.shape), self._log_normal(u) - log_det
+
     def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the latents (B, D) of data (B, *shape), and the log-determinant of that map, (B,)."""
         return self.pull(x.flatten(1))
@@ -60,7 +65,10 @@ class Flow(nn.Module, ABC):
     def log_prob(self, x: Tensor) -> Tensor:
         """Returns the log-densities, of shape (B,), of data (B, *shape)."""
         u, log_det = self.inverse(x)
-        return log_det - 0.5 * u.square().sum(1) - 0.5 * self.dimension * math.log(2 * math.pi)
+        return log_det + self._log_normal(u)
+
+    def _log_normal(self, u: Tensor) -> Tensor:
+        return -0.5 * u.square().sum(1) - 0.5 * self.dimension * math.log(2 * math.pi)
 
 
 def check_sizes(architecture: object, latent: int, shape: Sequence[int]) -> None:

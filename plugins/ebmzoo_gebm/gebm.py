@@ -30,7 +30,7 @@ from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend
 from ebmzoo.training.learner import Part
 from ebmzoo_gebm.criteria import Criterion, FenchelKALE
 from ebmzoo_gebm.penalties import Penalty
-from ebmzoo_gebm.ratio import EnergyOverBase
+from ebmzoo_gebm.ratio import EnergyOverBase, decoded_with_energies
 
 
 @dataclass(frozen=True)
@@ -233,9 +233,9 @@ class GEBMLearner(Learner):
     def _update_energy(self, x: Tensor, rng: RandomGenerator) -> dict[str, Tensor]:
         energy, method = self.model.energy, self.method
         with frozen(self.model.decoder):
-            with torch.no_grad():
-                samples = self._samples(method.samples_per_datum * len(x), rng)
-            data_energy, sample_energy = energy(x), energy(samples)
+            data_energy = energy(x)
+            latents = self.model.prior.draw(method.samples_per_datum * len(x), rng)
+            samples, sample_energy = decoded_with_energies(self.model.decoder, energy, latents)
             loss = method.criterion.loss(data_energy, sample_energy, self.log_z)
             held = sum((p.value(energy, x, samples, rng) for p in method.penalties), loss.new_zeros(()))
             self.energy_optimizer.zero_grad(set_to_none=True)

@@ -108,12 +108,31 @@ class RatioEnergy(nn.Module):
         """Returns energies of shape (B,)."""
         (base,) = self._base
         assert isinstance(base, Flow)
+        return self.given(x, base.log_prob(x))
+
+    def given(self, x: Tensor, log_base: Tensor) -> Tensor:
+        """Returns energies of shape (B,), for data (B, *) and their log-densities (B,) under the base."""
         assert isinstance(self.flow, Flow)
-        return base.log_prob(x) - self.flow.log_prob(x) - self.offset.value(self.flow)
+        return log_base - self.flow.log_prob(x) - self.offset.value(self.flow)
 
     def log_partition(self) -> Tensor:
         """Returns the offset: the densities integrate to one."""
         return self.offset.value(self.flow)
+
+
+def decoded_with_energies(decoder: nn.Module, energy: nn.Module, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the data (B, *) of latents (B, *), without a graph, and their energies (B,), with one.
+
+    A flow knows the density of what it decodes; :class:`DensityRatio` needs it, and would have to go all the
+    way back for it.
+    """
+    if isinstance(energy, RatioEnergy) and isinstance(decoder, Flow):
+        with torch.no_grad():
+            x, log_base = decoder.decoded(u)
+        return x, energy.given(x, log_base)
+    with torch.no_grad():
+        x = decoder(u)
+    return x, energy(x)
 
 
 @dataclass(frozen=True)
