@@ -136,7 +136,7 @@ def test_smoke(name, tmp_path):
     words = ["reproduce", name, "--scale", "smoke", "--device", "cpu", "--json"]
     made = CliRunner().invoke(main, words, prog_name="ebmzoo")
     document = json.loads(made.stdout)
-    excused = [cell for cell in document["cells"] if _lacks_inception(cell)]
+    excused = [cell for cell in document["cells"] if _lacks_inception(cell) or _lacks_data(cell)]
     assert made.exit_code == bool(excused), made.output
     assert [cell["error"] for cell in document["cells"] if cell["error"] and cell not in excused] == []
     made_of = [(cell["row"], cell["column"], cell["metric"]) for cell in document["cells"]]
@@ -158,6 +158,11 @@ def _lacks_inception(cell: dict[str, Any]) -> bool:
     return absent and f"{cell['metric']} needs the weights of torch-fidelity's Inception" in (
         cell["error"] or ""
     )
+
+
+def _lacks_data(cell: dict[str, Any]) -> bool:
+    """Whether a metric lacks a data set that it compares with, as those of the OOD table may."""
+    return "cannot be read from" in (cell["error"] or "")
 
 
 def _skip_without_data(table: Table) -> None:

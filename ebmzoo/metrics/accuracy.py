@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
+from ebmzoo.fields import added, positive
 from ebmzoo.metrics.metric import Metric, Subject
 from ebmzoo.models import in_chunks
 from ebmzoo.store import Recipe
@@ -26,10 +27,19 @@ class Classifying(Protocol):
 
 @dataclass(frozen=True)
 class Accuracy(Metric):
-    """The percentage of a split whose class is the one with the largest logit."""
+    """The percentage of data whose class is the one with the largest logit.
+
+    Arguments:
+        count: How many data are classified, the first of the split; None for all of it.
+    """
 
     lower_is_better: ClassVar[bool] = False
     scores: ClassVar[Subject] = "model"
+    count: int | None = added(None)
+
+    def __post_init__(self) -> None:
+        if self.count is not None:
+            positive(self, "count")
 
     @property
     def label(self) -> str:
@@ -49,10 +59,11 @@ class Accuracy(Metric):
         labels = data.labels(split)
         if not isinstance(subject.energy, Classifying) or labels is None:
             raise ValueError("accuracy is that of a classifier, on data with classes")
-        x = data.load(split).to(subject.prior.anchor)
+        x = data.load(split)[: self.count].to(subject.prior.anchor)
         found = in_chunks(subject.energy.logits, x).argmax(1)
-        return 100 * float((found.cpu() == labels).double().mean())
+        return 100 * float((found.cpu() == labels[: self.count]).double().mean())
 
     def protocol(self) -> dict[str, Any]:
         """Returns what moves the value."""
-        return {"unit": "%", "data": "the whole split"}
+        data = "the whole split" if self.count is None else f"the first {self.count}"
+        return {"unit": "%", "data": data}
