@@ -202,7 +202,8 @@ def test_needs_are_found_however_deep():
     assert set(SCORE.needs()) == {SAMPLES, METHODS["Classifier"], FEATURES}
     chosen = FrechetDistance("toys", METHODS["Classifier"])
     selecting = dataclasses.replace(base, selection=Selection(chosen, Direct(), every=2, count=8))
-    assert selecting.needs() == (METHODS["Classifier"],)
+    compared = dataclasses.replace(FEATURES, data=base.data, split="valid")
+    assert selecting.needs() == (METHODS["Classifier"], compared)
 
 
 def test_everything_behind_comes_once_and_in_order():

@@ -57,8 +57,11 @@ from ebmzoo_gebm.gebm import GEBM, Squashed, WarmUp
 from ebmzoo_gebm.penalties import GradientPenalty, ParameterPenalty
 from ebmzoo_gebm.ratio import DensityRatio, ParameterOffset, TruncatedEnergy
 from ebmzoo_pixel.contrastive import ContrastiveLearning
-from ebmzoo_pixel.memory import Fresh, Replay
+from ebmzoo_pixel.ensemble import Snapshots
+from ebmzoo_pixel.memory import ByteReplay, Fresh, Replay
+from ebmzoo_pixel.networks import IGEBMEnergy, JEMEnergy
 from ebmzoo_pixel.spaces import Unbounded
+from ebmzoo_pixel.terms import Classification, LastStep
 from ebmzoo_tilting.tilting import Tilting
 
 
@@ -289,6 +292,26 @@ METHODS = {
         PICTURES,
         5,
         16,
+    ),
+    "JEM": Trained(
+        ContrastiveLearning(
+            JEMEnergy(10, 1, 2),
+            (Stage(SGLD(1.0, 0.01), 2),),
+            memory=ByteReplay(40),
+            data_noise=0.03,
+            terms=(Classification(),),
+        ),
+        PICTURES,
+        3,
+        8,
+    ),
+    "Ensemble of IGEBM": Trained(
+        Snapshots(
+            ContrastiveLearning(IGEBMEnergy(4, 1), (Stage(SGLD(1.0, 0.01), 2),), terms=(LastStep(),)), 2, 2
+        ),
+        PICTURES,
+        4,
+        8,
     ),
     "Classifier": Trained(Classifier(classes=2, channels=4, features=8), PICTURES, 5, 16),
     "ResNetClassifier": Trained(
