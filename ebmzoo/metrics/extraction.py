@@ -61,8 +61,8 @@ def inception(metric: str, device: torch.device) -> Any:
 class Inception(nn.Module):
     """torch-fidelity's Inception, rearranged to be faster on a CPU, where its features hardly change.
 
-    Batch normalisations are folded into the convolutions before them, weights are laid out channels-last, and
-    images are enlarged by two matrix products.
+    Batch normalisations are folded into the convolutions before them, and the rectifiers after them computed
+    on the way; weights are laid out channels-last, and images are enlarged by two matrix products.
 
     Arguments:
         network: torch-fidelity's network. It is not changed.
@@ -71,9 +71,10 @@ class Inception(nn.Module):
     def __init__(self, network: Any):
         super().__init__()
         copied = copy.deepcopy(network)
-        for layer in copied.modules():
-            if isinstance(getattr(layer, "bn", None), nn.BatchNorm2d):
-                layer.conv, layer.bn = fuse_conv_bn_eval(layer.conv, layer.bn), nn.Identity()
+        for parent in list(copied.modules()):
+            for name, layer in parent.named_children():
+                if isinstance(getattr(layer, "bn", None), nn.BatchNorm2d):
+                    setattr(parent, name, Rectified(fuse_conv_bn_eval(layer.conv, layer.bn)))
         *body, head = copied.children()  # in the order in which an image passes them
         self.body = nn.Sequential(*body).to(memory_format=torch.channels_last)
         self.head, self.side = head, int(copied.INPUT_IMAGE_SIZE)
@@ -85,6 +86,27 @@ class Inception(nn.Module):
         pixels = ((enlarged - 128) / 128).contiguous(memory_format=torch.channels_last)
         pooled = self.body(pixels).flatten(1)
         return pooled, pooled @ self.head.weight.T
+
+
+class Rectified(nn.Module):
+    """A convolution and the rectifier after it, in one pass over memory where oneDNN runs both.
+
+    Arguments:
+        convolution: The convolution.
+    """
+
+    def __init__(self, convolution: nn.Conv2d):
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns what is left of the convolution above zero."""
+        layer = self.convolution
+        if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+            return layer(x).relu_()
+        geometry = layer.padding, layer.stride, layer.dilation, layer.groups
+        fused = torch.ops.mkldnn._convolution_pointwise  # what torch.compile makes of the two
+        return fused(x, layer.weight, layer.bias, *geometry, "relu", [], "")
 
 
 def interpolation(size: int, side: int, device: torch.device) -> Tensor:
