@@ -23,7 +23,9 @@ CELLS = 200
 
 @dataclass(frozen=True)
 class DensityMaps(Figure):
-    r"""The known density of data of the plane, and those of models, :math:`\rho(x) e^{-\beta E(x)}`.
+    r"""The known density of data of the plane, and those of models.
+
+    .. math:: \pi(x) \propto \rho(x) \, e^{-\beta E(x)}
 
     Each is shown as its logarithm, from the largest value in its panel down to 8 nats below.
 

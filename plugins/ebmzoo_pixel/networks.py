@@ -209,7 +209,9 @@ class VanillaEnergy:
 
 @dataclass(frozen=True)
 class JEMEnergy:
-    r"""Creates the energy of JEM: a wide residual classifier, :math:`E(x) = -\log \sum_y e^{f_y(x)}`.
+    r"""Creates the energy of JEM: that of a wide residual classifier.
+
+    .. math:: E(x) = -\log \sum_y e^{f_y(x)}
 
     A 3×3 convolution to 16 channels; three stages of pre-activation blocks with 16, 32 and 64 times ``width``
     channels, of which the second and the third halve the resolution, rounding up; a leaky rectifier, the
