@@ -113,9 +113,8 @@ class InceptionFeatures(Extractor):
     def features(self, images: Tensor, get: Get) -> dict[str, Tensor]:
         """Returns the features, in single precision."""
         network = extraction.inception("Inception", images.device)
-        parts = [
-            network(part.expand(-1, 3, -1, -1)) for part in images.split(INCEPTION_BATCH[images.device.type])
-        ]
+        batch = INCEPTION_BATCH[images.device.type]
+        parts = [network(part.expand(-1, 3, -1, -1)) for part in images.split(batch)]
         return {
             name: torch.cat([part[index] for part in parts]).cpu()
             for index, name in enumerate((POOLING, LOGITS))
