@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ebmzoo.flows import MADE, MAF, NSF, Flow, Glow, LatentGlow, RealNVP
-from ebmzoo.flows.glow import ActNorm, Mixing
+from ebmzoo.flows.steps import ActNorm, Mixing
 
 ARCHITECTURES = {
     "RealNVP": RealNVP(hidden=32),

@@ -16,7 +16,8 @@ from ebmzoo.classifiers import ClassifierEnergy
 from ebmzoo.energies import ConvEnergy, Energy
 from ebmzoo.fields import FieldError
 from ebmzoo_pixel import networks
-from ebmzoo_pixel.networks import IGEBMEnergy, JEMEnergy, NoNorm, SpectralNorm, ToyEnergy, VanillaEnergy
+from ebmzoo_pixel.anatomy import ToyEnergy
+from ebmzoo_pixel.networks import IGEBMEnergy, JEMEnergy, NoNorm, SpectralNorm, VanillaEnergy
 
 CONVOLUTIONAL = [
     IGEBMEnergy(4, 1),

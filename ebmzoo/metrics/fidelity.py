@@ -18,7 +18,7 @@ from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
 from ebmzoo.metrics.extraction import frechet_distance, kernel_distance, precision_and_recall
 from ebmzoo.metrics.features import ClassifierFeatures, Compared, DataFeatures, Extractor, Get, compared
-from ebmzoo.metrics.metric import Metric
+from ebmzoo.metrics.metric import Metric, drawn_seed
 from ebmzoo.store import Recipe
 
 
@@ -131,7 +131,7 @@ class KernelDistance(OfFeatures):
     def value(self, samples: Tensor, data: Dataset, split: str, get: Get, rng: Generator) -> float:
         """Returns the squared discrepancy."""
         pair = self.compared(samples, data, split, get, self.subset_size, "subset_size")
-        seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
+        seed = drawn_seed(rng)
         return kernel_distance(*pair, self.subsets, self.subset_size, seed)
 
     def protocol(self) -> dict[str, Any]:

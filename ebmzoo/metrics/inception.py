@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
@@ -33,7 +32,7 @@ from ebmzoo.metrics.features import (
     compared,
     sample_features,
 )
-from ebmzoo.metrics.metric import Metric
+from ebmzoo.metrics.metric import Metric, drawn_seed
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class InceptionScore(Metric):
         check_images(samples, data)
         if len(samples) < self.splits:
             raise ValueError(f"splits is {self.splits}, but there are {len(samples)} samples")
-        seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
+        seed = drawn_seed(rng)
         return inception_score(sample_features(samples, InceptionFeatures(), get)[LOGITS], self.splits, seed)
 
     def protocol(self) -> dict[str, Any]:
@@ -187,7 +186,7 @@ class KID(OfPooling):
     def value(self, samples: Tensor, data: Dataset, split: str, get: Get, rng: Generator) -> float:
         """Returns the squared discrepancy."""
         pair = self.compared(samples, data, split, get, self.subset_size, "subset_size")
-        seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
+        seed = drawn_seed(rng)
         return kernel_distance(*pair, self.subsets, self.subset_size, seed)
 
     def protocol(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
@@ -93,3 +94,8 @@ def finite(value: float, metric: Metric) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{metric.label} of these samples is {value}")
     return float(value)
+
+
+def drawn_seed(rng: Generator) -> int:
+    """Returns a seed for a library that takes a number, drawn from a generator."""
+    return int(torch.randint(2**31, (), generator=rng, device=rng.device))

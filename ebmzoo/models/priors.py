@@ -59,9 +59,7 @@ class StandardNormal(Prior):
 
     def draw(self, count: int, rng: Generator) -> Tensor:
         """Returns ``count`` independent points, of shape (count, *shape)."""
-        return torch.randn(
-            count, *self.shape, generator=rng, device=self.anchor.device, dtype=self.anchor.dtype
-        )
+        return _noise(self, count, rng)
 
 
 class Normal(Prior):
@@ -87,10 +85,7 @@ class Normal(Prior):
 
     def draw(self, count: int, rng: Generator) -> Tensor:
         """Returns ``count`` independent points, of shape (count, *shape)."""
-        noise = torch.randn(
-            count, *self.shape, generator=rng, device=self.anchor.device, dtype=self.anchor.dtype
-        )
-        return self.scale * noise
+        return self.scale * _noise(self, count, rng)
 
 
 class Flat(Prior):
@@ -118,7 +113,7 @@ class Flat(Prior):
 
     def draw(self, count: int, rng: Generator) -> Tensor:
         """Returns ``count`` independent points to begin at, of shape (count, *shape)."""
-        return self.law().draw(count, rng)
+        return self.scale * _noise(self, count, rng)
 
     def law(self) -> Prior:
         r"""Returns :math:`\mathcal{N}(0, s^2 I)`."""
@@ -157,3 +152,8 @@ class Box(Prior):
             count, *self.shape, generator=rng, device=self.anchor.device, dtype=self.anchor.dtype
         )
         return self.low + (self.high - self.low) * unit
+
+
+def _noise(prior: Prior, count: int, rng: Generator) -> Tensor:
+    anchor = prior.anchor
+    return torch.randn(count, *prior.shape, generator=rng, device=anchor.device, dtype=anchor.dtype)

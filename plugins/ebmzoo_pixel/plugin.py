@@ -11,6 +11,7 @@ from ebmzoo import hookimpl
 def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
     """Offers methods, networks, samplers, metrics, data, and what they are made of."""
     from ebmzoo_pixel import (
+        anatomy,
         composition,
         contrastive,
         detection,
@@ -28,7 +29,8 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
         "methods": [contrastive.ContrastiveLearning, ensemble.Snapshots],
         "networks": [
             *(networks.IGEBMEnergy, networks.VanillaEnergy),
-            *(networks.JEMEnergy, networks.ToyEnergy, networks.ScaledEnergy),
+            networks.JEMEnergy,
+            *(anatomy.ToyEnergy, anatomy.ScaledEnergy),
         ],
         "samplers": [restoration.Inpainting, restoration.FromSaltAndPepper],
         "data": [outliers.UniformNoise, outliers.ConstantImages, outliers.Interpolated],
