@@ -3,15 +3,16 @@ r"""Time per step of samplers, as multiples of what no sampler can do without: o
 Every contender moves the same number of chains on the same potential :math:`U(u) = -\log \rho(u) + E(g(u))`,
 without constants; in data space there is no prior. Weights are frozen for all. Contenders take turns within
 one run, in a new order every round, so that what else the machine does falls on all of them; the table holds
-medians over rounds.
+medians over rounds. Compiled samplers take several steps in a graph, and every turn is made of whole graphs.
 
 The floors are bare gradients with nothing around them, in three forms: eager with contiguous weights, eager
 with channels-last weights, and ``torch.func.grad_and_value`` compiled. All three evaluate the potential and
 its gradient. Peers run as they come, on contiguous weights; where there are convolutions, also on the
 channels-last weights that our models have.
 
-Freed memory is kept for the next step, as the command line does, for all alike, unless ``--return-memory``
-lets glibc give it back, as it does by default.
+Freed memory is kept for the next step, as the command line does. Peers do not ask for that, and so run in a
+process of their own, where glibc gives it back as it does by default; ``--peers-keep-memory`` gives them what
+they would gain by it. While one process takes its turn the other waits.
 
 Run as ``python benchmarks/langevin.py --help``.
 """
@@ -22,23 +23,31 @@ import argparse
 import copy
 import functools
 import json
+import math
+import multiprocessing
 import os
 import platform
 import random
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 
 from ebmzoo.energies import ConvEnergy, Energy, MLPEnergy, ResidualEnergy
 from ebmzoo.generators import ConvGenerator
-from ebmzoo.models import Flat, Model, StandardNormal
+from ebmzoo.models import Flat, Model, StandardNormal, Target
 from ebmzoo.runtime import keep_freed_memory
-from ebmzoo.samplers import HMC, MALA, Kernel, KineticLangevin, Langevin
+from ebmzoo.samplers import HMC, MALA, Kernel, KineticLangevin, Langevin, Stage, evolve
+from ebmzoo.samplers.graphs import LONGEST
 
 LEAPFROG = 3
 """How many leapfrog steps a step of HMC has here."""
@@ -48,10 +57,11 @@ STEP = 1e-5
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
-CONTIGUOUS, CHANNELS_LAST, COMPILED = (
+CONTIGUOUS, CHANNELS_LAST, COMPILED, LOOP = (
     "bare gradient",
     "bare gradient, channels-last",
     "bare gradient, compiled",
+    "Langevin written out",
 )
 
 
@@ -86,6 +96,11 @@ class Case:
             prior, decoder = StandardNormal((self.latent,)), ConvGenerator().build(self.latent, self.shape)
         return Model(prior, decoder, self.energy.energy(self.shape)).requires_grad_(False)
 
+    def start(self) -> tuple[Model, Tensor]:
+        """Returns the model and where its chains begin, always the same."""
+        model = self.model()
+        return model, model.prior.draw(self.chains, Generator().manual_seed(0))
+
 
 CASES = {
     "mlp-1k": Case("2-D MLP, 1 000 chains", 1000, (2,), MLPEnergy(hidden=128)),
@@ -111,19 +126,33 @@ class Potential(nn.Module):
         return energy + 0.5 * u.square().sum(1) if self.normal else energy
 
 
+class Timed(Protocol):
+    """Something that takes steps and says how long they took."""
+
+    name: str
+    gradients: int
+    unit: int
+
+    def time(self, steps: int, clock: str) -> float:
+        """Returns the seconds per gradient over a number of steps."""
+        ...
+
+
 @dataclass
 class Contender:
-    """Something that takes steps.
+    """Something that takes steps in this process.
 
     Arguments:
         name: The row of the table.
         run: Takes the given number of steps.
         gradients: How many gradients a step is worth; times are divided by it.
+        unit: How many steps are taken at once, or a multiple of them.
     """
 
     name: str
     run: Callable[[int], None]
     gradients: int = 1
+    unit: int = 1
 
     def time(self, steps: int, clock: str) -> float:
         """Returns the seconds per gradient over a number of steps."""
@@ -150,6 +179,7 @@ def floors(model: Model, u: Tensor, compiled: bool) -> Iterator[Contender]:
     if spatial:
         v = u.to(memory_format=torch.channels_last) if u.ndim == 4 else u
         yield Contender(CHANNELS_LAST, repeated(lambda: bare_gradient(last, v)))
+    yield Contender(LOOP, loop(last, v if spatial else u))
     if compiled:
         graph = torch.compile(functools.partial(functional_gradient, last), dynamic=False)
         yield Contender(COMPILED, repeated(lambda: graph(u)))
@@ -159,6 +189,18 @@ def bare_gradient(potential: nn.Module, u: Tensor) -> Tensor:
     """Returns the gradient in ``u`` and does nothing else."""
     u = u.detach().requires_grad_()
     return torch.autograd.grad(potential(u).sum(), u)[0]
+
+
+def loop(potential: nn.Module, u: Tensor) -> Callable[[int], None]:
+    """Returns what takes steps of Langevin without any package, in the same form as the bare gradient."""
+    rng, at, slope = Generator().manual_seed(0), u.clone(), bare_gradient(potential, u)
+
+    def step() -> None:
+        nonlocal slope
+        at.sub_(slope, alpha=STEP).add_(torch.randn(at.shape, generator=rng), alpha=math.sqrt(2 * STEP))
+        slope = bare_gradient(potential, at)
+
+    return repeated(step)
 
 
 def functional_gradient(potential: nn.Module, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,20 +228,64 @@ def ours(model: Model, u: Tensor, compiled: bool) -> Iterator[Contender]:
         model.compiled = mode
         target = model.target()
         for name, (kernel, gradients) in KERNELS.items():
-            yield Contender(
-                f"ebmzoo {name}{', compiled' if mode else ''}", chain(kernel, target, u), gradients
-            )
+            title = f"ebmzoo {name}{', compiled' if mode else ''}"
+            yield Contender(title, run(kernel, target, u), gradients, LONGEST if mode else 1)
 
 
-def chain(kernel: Kernel, target: Callable[[Tensor], Tensor], u: Tensor) -> Callable[[int], None]:
-    """Returns what takes steps of one chain, going on where it was each time."""
-    state, rng = kernel.init(u, target), Generator().manual_seed(0)
+def run(kernel: Kernel, target: Target, u: Tensor) -> Callable[[int], None]:
+    """Returns what takes steps of chains, as samplers do, going on where they were each time."""
+    endless = evolve((Stage(kernel, 10**9),), target, u, Generator().manual_seed(0))
+    return lambda steps: deque(islice(endless, steps), maxlen=0).clear()
 
-    def step() -> None:
-        nonlocal state
-        state, _ = kernel.step(state, target, rng)
 
-    return repeated(step)
+@dataclass
+class Elsewhere:
+    """Something that takes steps in another process.
+
+    Arguments:
+        name: The row of the table.
+        gradients: How many gradients a step is worth.
+        process: The way to the process.
+        unit: How many steps are taken at once.
+    """
+
+    name: str
+    gradients: int
+    process: Connection
+    unit: int = 1
+
+    def time(self, steps: int, clock: str) -> float:
+        """Returns the seconds per gradient over a number of steps."""
+        self.process.send((self.name, steps, clock))
+        return self.process.recv()
+
+
+def peers_elsewhere(case: str, settings: argparse.Namespace) -> Iterator[Elsewhere]:
+    """Yields the peers of a case, in a process of their own that ends with this one."""
+    here, there = multiprocessing.Pipe()
+    arguments = (there, case, settings.threads, settings.peers_keep_memory)
+    multiprocessing.get_context("spawn").Process(target=serve_peers, args=arguments, daemon=True).start()
+    for name, gradients in here.recv():
+        yield Elsewhere(name, gradients, here)
+
+
+def serve_peers(process: Connection, case: str, threads: int | None, keep_memory: bool) -> None:
+    """Tells which peers there are, and lets them take steps as long as it is asked to."""
+    prepare(threads, keep_memory)
+    contenders = {contender.name: contender for contender in peers(*CASES[case].start())}
+    process.send([(contender.name, contender.gradients) for contender in contenders.values()])
+    with suppress(EOFError):  # until there is nobody left to ask
+        while True:
+            name, steps, clock = process.recv()
+            process.send(contenders[name].time(steps, clock))
+
+
+def prepare(threads: int | None, keep_memory: bool) -> None:
+    """Sets up a process: how many threads it has, and whether it keeps what it frees."""
+    if threads:
+        torch.set_num_threads(threads)
+    if keep_memory:
+        keep_freed_memory()
 
 
 def peers(model: Model, u: Tensor) -> Iterator[Contender]:
@@ -248,7 +334,7 @@ def ebmkit_samplers(potential: Potential, u: Tensor, suffix: str) -> Iterator[Co
         yield Contender(f"ebmkit {name}{suffix}", run, gradients)
 
 
-def measure(case: Case, settings: argparse.Namespace) -> Seconds:
+def measure(case: str, settings: argparse.Namespace) -> Seconds:
     """Returns the median seconds per gradient of every contender.
 
     Where tensors come to lie in memory makes small potentials faster or slower by some hundredths, for as
@@ -258,22 +344,26 @@ def measure(case: Case, settings: argparse.Namespace) -> Seconds:
     seconds: dict[str, list[float]] = {}
     order = random.Random(0)
     for _ in range(settings.sets):
-        sets.append(contenders := gathered(case, settings.compile))
+        sets.append(contenders := gathered(case, settings))
         for contender in contenders:
-            contender.run(1)
-        gradients = max(1, round(settings.turn / contenders[0].time(2, settings.clock)))
+            contender.time(contender.unit, settings.clock)
+        pace = contenders[0].time(2, settings.clock)
         for _ in range(max(1, settings.rounds // settings.sets)):
             for contender in order.sample(contenders, len(contenders)):
-                taken = contender.time(max(1, gradients // contender.gradients), settings.clock)
+                units = round(settings.turn / pace / (contender.gradients * contender.unit))
+                taken = contender.time(contender.unit * max(1, units), settings.clock)
                 seconds.setdefault(contender.name, []).append(taken)
     return {contender.name: statistics.median(seconds[contender.name]) for contender in sets[0]}
 
 
-def gathered(case: Case, compiled: bool) -> list[Contender]:
+def gathered(case: str, settings: argparse.Namespace) -> list[Timed]:
     """Returns all contenders, the eager contiguous bare gradient first."""
-    model = case.model()
-    u = model.prior.draw(case.chains, Generator().manual_seed(0))
-    return [*floors(model, u, compiled), *ours(model, u, compiled), *peers(model, u)]
+    model, u = CASES[case].start()
+    return [
+        *floors(model, u, settings.compile),
+        *ours(model, u, settings.compile),
+        *peers_elsewhere(case, settings),
+    ]
 
 
 @dataclass(frozen=True)
@@ -373,7 +463,7 @@ def circumstances(settings: argparse.Namespace) -> dict[str, object]:
         "rounds": settings.rounds,
         "sets": settings.sets,
         "clock": settings.clock,
-        "memory": "returned" if settings.return_memory else "kept",
+        "peers' memory": "kept" if settings.peers_keep_memory else "returned",
         "load": [round(load, 2) for load in os.getloadavg()],
     }
 
@@ -390,18 +480,17 @@ def main() -> None:
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, default=False, help="time compiled forms too"
     )
-    parser.add_argument("--return-memory", action="store_true", help="give freed memory back [keep it]")
+    parser.add_argument(
+        "--peers-keep-memory", action="store_true", help="let peers keep freed memory, as we do [no]"
+    )
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="wall or process time [wall]")
     parser.add_argument("--json", type=Path, help="where to write seconds and circumstances")
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    if not options.return_memory:
-        keep_freed_memory()
+    prepare(options.threads, keep_memory=True)
     before = circumstances(options)
     results = {}
     for name in options.cases:
-        results[name] = measure(CASES[name], options)
+        results[name] = measure(name, options)
         print(f"{CASES[name].title}: {1e3 * results[name][CONTIGUOUS]:.2f} ms a bare gradient", flush=True)
     report = {"before": before, "after": circumstances(options), "seconds": results}
     print("", *table(results), "", *verdicts(results), "", json.dumps(before), sep="\n")

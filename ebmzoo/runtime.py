@@ -59,7 +59,7 @@ class Runtime:
 
     Arguments:
         device: The device of networks and chains, as torch names it.
-        compiled: Whether gradients of targets are compiled.
+        compiled: Whether chains' steps and gradients are compiled.
         deadline: When to stop.
         command: The command line, for the record.
     """

@@ -13,18 +13,46 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 from laws import generator
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebmzoo.energies import ConvEnergy, MLPEnergy
 from ebmzoo.generators import MLPGenerator
-from ebmzoo.models import Box, Model, NoEnergy, Prior, StandardNormal, frozen, value_and_grad
-from ebmzoo.models import model as targets
-from ebmzoo.samplers import MALA, Chains, Langevin, Stage
+from ebmzoo.models import (
+    Box,
+    Model,
+    NoEnergy,
+    Prior,
+    StandardNormal,
+    Target,
+    Tilted,
+    as_graphs,
+    counting_evaluations,
+    frozen,
+    value_and_grad,
+)
+from ebmzoo.samplers import (
+    BAOAB,
+    HMC,
+    MALA,
+    SGLD,
+    Chains,
+    Info,
+    Kernel,
+    KineticLangevin,
+    Langevin,
+    Stage,
+    State,
+    chain,
+    evolve,
+    settle,
+)
 from ebmzoo.training import Adam, Batches
 from ebmzoo_tilting.tilting import Tilting
 
@@ -42,17 +70,17 @@ def graphs(monkeypatch) -> Iterator[Graphs]:
         return graph.forward
 
     torch._dynamo.reset()
+    as_graphs.cache_clear()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
-    monkeypatch.setattr(targets, "_compiled", {})
     yield made
+    as_graphs.cache_clear()
     torch._dynamo.reset()
 
 
 @pytest.fixture
-def code(monkeypatch) -> Iterator[None]:
+def code() -> Iterator[None]:
     """Generates code, with no graph left from other tests."""
     torch._dynamo.reset()
-    monkeypatch.setattr(targets, "_compiled", {})
     yield
     torch._dynamo.reset()
 
@@ -66,7 +94,7 @@ def planar(seed: int = 0, prior: Prior | None = None) -> Model:
 
 def assert_as_eager(model: Model, u: Tensor, beta: float = 1.0) -> None:
     found = value_and_grad(model.target(beta), u)
-    expected = value_and_grad(targets.Tilted(model, beta), u)
+    expected = value_and_grad(Tilted(model, beta), u)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
         assert not ours.requires_grad
@@ -128,7 +156,7 @@ def test_precision(graphs: Graphs):
     with frozen(model := planar().double()):
         u = model.prior.draw(5, generator(5))
         value, gradient = value_and_grad(model.target(1.1), u)
-        expected = value_and_grad(targets.Tilted(model, 1.1), u)
+        expected = value_and_grad(Tilted(model, 1.1), u)
     assert value.dtype == gradient.dtype == torch.float64
     torch.testing.assert_close((value, gradient), expected, rtol=1e-14, atol=1e-14)
 
@@ -154,8 +182,82 @@ def assert_trains_as_eager() -> None:
     torch.testing.assert_close(model.state_dict(), expected_model.state_dict(), rtol=1e-4, atol=1e-4)
 
 
-def test_training_and_sampling_share_a_graph(graphs: Graphs):
+def test_training_and_sampling_make_a_graph_for_each_kernel(graphs: Graphs):
     assert_trains_as_eager()
+    assert len(graphs) == 2
+
+
+KERNELS = [
+    Langevin(0.1),
+    SGLD(0.2, 0.3, clip=0.5, box=(-2.0, 2.0)),
+    MALA(0.3),
+    HMC(0.3, 4),
+    KineticLangevin(0.3, 1.0),
+    BAOAB(0.3, 1.0),
+]
+
+
+@pytest.mark.parametrize("steps", [1, 4, 13, 24])
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: type(kernel).__name__)
+def test_steps_in_graphs_are_those_of_a_chain(graphs: Graphs, kernel: Kernel, steps: int):
+    model = planar().double()
+    u = model.prior.draw(7, generator(12))
+    expected = list(islice(chain(kernel, Tilted(model, 1.5), u, generator(13)), steps))
+    with frozen(model), counting_evaluations() as counted:
+        found = list(evolve((Stage(kernel, steps),), model.target(1.5), u, generator(13)))
+    assert len(found) == steps
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    assert type(found[0][0]) is type(expected[0][0])
+    assert len(graphs) == 1
+    assert counted.gradients == 7 * (1 + steps * getattr(kernel, "leapfrog_steps", 1))
+
+
+def test_the_noise_of_a_graph_is_that_of_single_steps(graphs: Graphs):
+    """Whoever goes on with the generator finds it where single steps leave it."""
+    model, one, other = planar(), generator(14), generator(14)
+    u = model.prior.draw(3, generator(15))
+    with frozen(model):
+        settle((Stage(MALA(0.1), 16),), model.target(), u, one)
+    settle((Stage(MALA(0.1), 16),), Tilted(model, 1.0), u, other)
+    assert torch.equal(one.get_state(), other.get_state())
+
+
+@dataclass(frozen=True)
+class Lame(Langevin):
+    """Stands still at every step: what it adds to the step is no move."""
+
+    def step(self, state: State, target: Target, rng: Generator) -> tuple[State, Info]:
+        _, info = super().step(state, target, rng)
+        return state, info
+
+
+def test_a_step_that_does_more_than_move_is_not_passed_over(graphs: Graphs):
+    model = planar()
+    u = model.prior.draw(3, generator(16))
+    with frozen(model):
+        assert torch.equal(settle((Stage(Lame(0.1), 8),), model.target(), u, generator(17)), u)
+
+
+def test_one_graph_of_steps_serves_all_weights_and_temperatures(graphs: Graphs):
+    for seed, beta in enumerate([1.0, 2.5, 100.0]):
+        model = planar(seed)
+        u = model.prior.draw(3, generator(18))
+        with frozen(model):
+            found = settle((Stage(Langevin(0.01), 8),), model.target(beta), u, generator(19))
+        expected = settle((Stage(Langevin(0.01), 8),), Tilted(model, beta), u, generator(19))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert len(graphs) == 1
+
+
+def test_chains_of_images_need_one_graph(graphs: Graphs):
+    """Whatever layouts their positions and scores come to have."""
+    torch.manual_seed(20)
+    model = Model(Box((3, 8, 8)), nn.Identity(), ConvEnergy(4).energy((3, 8, 8)))
+    model.compiled = True
+    u = model.prior.draw(3, generator(21))
+    with frozen(model):
+        for _ in range(3):
+            u = settle((Stage(Langevin(0.01), 16),), model.target(), u, generator(22))
     assert len(graphs) == 1
 
 

@@ -312,20 +312,20 @@ def leapfrog(monkeypatch) -> Callable[[HMC, Law, Tensor, Tensor], tuple[Tensor, 
     def move(kernel: HMC, law: Law, position: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
         ends: list[Tensor] = []
         plain_norm, plain_test = metropolis.square_norm, metropolis.metropolis
+        state = kernel.init(position, law.log_prob)
 
         def square_norm(value: Tensor) -> Tensor:
             ends.append(value)
             return plain_norm(value)
 
-        def test(state, proposal, log_ratio, rng):
+        def test(state, proposal, log_ratio, uniform):
             ends.append(proposal.position)
-            return plain_test(state, proposal, log_ratio, rng)
+            return plain_test(state, proposal, log_ratio, uniform)
 
         with monkeypatch.context() as patch:
-            patch.setattr(metropolis, "noise_like", lambda *_: momentum)
             patch.setattr(metropolis, "square_norm", square_norm)
             patch.setattr(metropolis, "metropolis", test)
-            kernel.step(kernel.init(position, law.log_prob), law.log_prob, generator(0))
+            kernel.move(state, law.log_prob, (momentum, torch.zeros(len(position))))
         start, end, proposal = ends
         assert torch.equal(start, momentum)
         return proposal, end

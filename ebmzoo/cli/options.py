@@ -128,7 +128,7 @@ runtime_options = _stack(
     ),
     click.option(
         "--compile/--no-compile", "compiled", default=False,
-        help="Compile the chains' gradients: some 25 s for each network on a CPU, then faster steps.",
+        help="Compile the chains' steps: 10 to 60 s for each network and kernel on a CPU, then faster ones.",
     ),
     click.option("--time-limit", type=Duration(), metavar="TIME", help="Stop cleanly after 30s, 9m or 1.5h."),
 )  # fmt: skip

@@ -22,6 +22,7 @@ from ebmzoo.models.evaluation import (
     Evaluations,
     check_makes,
     chunk_sizes,
+    count,
     counting_evaluations,
     decoded,
     evaluated,
@@ -30,7 +31,7 @@ from ebmzoo.models.evaluation import (
     in_chunks,
     value_and_grad,
 )
-from ebmzoo.models.model import CompiledTarget, Model, NoEnergy, Target, Tilted
+from ebmzoo.models.model import CompiledTarget, InGraph, Model, NoEnergy, Target, Tilted, as_graphs
 from ebmzoo.models.posterior import Chained, Inverse, Posterior
 from ebmzoo.models.priors import Box, Flat, Normal, Prior, StandardNormal
 
@@ -40,6 +41,7 @@ __all__ = [
     "CompiledTarget",
     "Evaluations",
     "Flat",
+    "InGraph",
     "Inverse",
     "Invertible",
     "Model",
@@ -52,9 +54,11 @@ __all__ = [
     "Target",
     "Tilted",
     "as_bytes",
+    "as_graphs",
     "as_points",
     "check_makes",
     "chunk_sizes",
+    "count",
     "counting_evaluations",
     "decoded",
     "dequantised",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ebmzoo.models.model import Model, Target, Tilted
+from ebmzoo.models.model import InGraph, Model, Target, Tilted
 
 
 def value_and_grad(target: Target, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,7 +24,9 @@ def value_and_grad(target: Target, u: Tensor) -> tuple[Tensor, Tensor]:
         target: The log-density.
         u: The points :math:`u`, of shape (B, *).
     """
-    _count(gradients=u.shape[0])
+    if isinstance(target, InGraph):  # in the making of a graph, where nothing is counted
+        return target.value_and_grad(u)
+    count(gradients=u.shape[0])
     if isinstance(target, Tilted):
         return target.value_and_grad(u)
     with torch.enable_grad():
@@ -49,14 +51,14 @@ def in_chunks(network: Callable[[Tensor], Tensor], points: Tensor, chunk: int = 
 @torch.no_grad()
 def decoded(model: Model, u: Tensor, chunk: int = 1000) -> Tensor:
     """Returns the data that points (N, *) decode to, a chunk at a time."""
-    _count(decodings=len(u))
+    count(decodings=len(u))
     return in_chunks(model.decoder, u, chunk)
 
 
 @torch.no_grad()
 def evaluated(model: Model, u: Tensor, chunk: int = 1000) -> tuple[Tensor, Tensor]:
     """Returns the data that points (N, *) decode to and their energies, of shape (N,), a chunk at a time."""
-    _count(energies=len(u))
+    count(energies=len(u))
     data = [model.decoder(part) for part in u.split(chunk)]
     return torch.cat(data), torch.cat([model.energy(part) for part in data])
 
@@ -131,7 +133,8 @@ class Evaluations:
 _counts: ContextVar[tuple[Evaluations, ...]] = ContextVar("evaluation counts", default=())
 
 
-def _count(gradients: int = 0, energies: int = 0, decodings: int = 0) -> None:
+def count(gradients: int = 0, energies: int = 0, decodings: int = 0) -> None:
+    """Counts evaluations of single points in every enclosing :func:`counting_evaluations`."""
     for counter in _counts.get():
         counter.gradients += gradients
         counter.energies += energies

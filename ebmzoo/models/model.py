@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from typing import TypeVar, TypeVarTuple
 
 import torch
 from torch import Tensor, nn
 
 from ebmzoo.models.posterior import Posterior
 from ebmzoo.models.priors import Prior
+
+Ts = TypeVarTuple("Ts")
+R = TypeVar("R")
 
 Target = Callable[[Tensor], Tensor]
 """An unnormalised log-density: a tensor of points of shape (B, *) to their log-densities (B,)."""
@@ -101,10 +106,39 @@ def _energies(model: Model, u: Tensor) -> Tensor:
     return energy
 
 
+class InGraph:
+    r"""The same target, as what is made into a graph evaluates it: written with ``torch.func``.
+
+    It counts no evaluations, since Python does not run again when a graph does.
+
+    Arguments:
+        model: The model.
+        minus_beta: The negative inverse temperature :math:`-\beta`, of shape ().
+    """
+
+    def __init__(self, model: Model, minus_beta: Tensor):
+        self.model, self.minus_beta = model, minus_beta
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """Returns the values, of shape (B,), for points of shape (B, *)."""
+        return self.model.prior.log_prob(u) + self.minus_beta * _energies(self.model, u)
+
+    def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the values (B,) and their gradients (B, *)."""
+
+        def total(u: Tensor) -> tuple[Tensor, Tensor]:
+            value = self.minus_beta * _energies(self.model, u)
+            return value.sum(), value
+
+        prior = self.model.prior
+        gradient, (_, value) = torch.func.grad_and_value(total, has_aux=True)(u)
+        return prior.log_prob(u) + value, prior.plus_score(gradient, u)
+
+
 class CompiledTarget(Tilted):
     r"""The same target, with its value and gradient in one graph made by ``torch.compile``.
 
-    The first call on a shape takes some 25 s on a CPU; PyTorch keeps the generated code on disk, so a later
+    The first call on a shape takes 10 to 60 s on a CPU; PyTorch keeps the generated code on disk, so a later
     process starts faster. Models of one architecture share their graphs, whatever their weights and
     :math:`\beta`, as long as chains run in :func:`frozen`. Values agree with :class:`Tilted` up to float
     rounding.
@@ -112,24 +146,24 @@ class CompiledTarget(Tilted):
 
     def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the values (B,) and their gradients (B, *), neither with a graph."""
-        return _compiled_value_and_grad(self.model, self.minus_beta, u)
+        return as_graphs(_value_and_grad)(self.model, self.minus_beta, u.detach())
 
 
-def _functional_value_and_grad(model: Model, minus_beta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    def total(u: Tensor) -> tuple[Tensor, Tensor]:
-        value = minus_beta * _energies(model, u)
-        return value.sum(), value
-
-    gradient, (_, value) = torch.func.grad_and_value(total, has_aux=True)(u)
-    return model.prior.log_prob(u) + value, model.prior.plus_score(gradient, u)
+def _value_and_grad(model: Model, minus_beta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    return InGraph(model, minus_beta).value_and_grad(u)
 
 
-_compiled: dict[str, Callable[[Model, Tensor, Tensor], tuple[Tensor, Tensor]]] = {}
+@cache
+def as_graphs(function: Callable[[*Ts], R]) -> Callable[[*Ts], R]:
+    """Returns a function as graphs, one for each kind of arguments, that record no gradients.
 
+    The compiler is imported at the first call, which takes seconds, so that only who asks for it pays.
+    """
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    graph = torch.compile(function, dynamic=False)
 
-def _compiled_value_and_grad(model: Model, minus_beta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    if "graph" not in _compiled:  # importing the compiler takes seconds, so only who asks for it pays
-        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-        _compiled["graph"] = torch.compile(_functional_value_and_grad, dynamic=False)
-    with torch.no_grad():  # one graph, whether or not the caller records gradients
-        return _compiled["graph"](model, minus_beta, u.detach())
+    def run(*arguments: *Ts) -> R:
+        with torch.no_grad():  # one graph, whether or not the caller records gradients
+            return graph(*arguments)
+
+    return run

@@ -2,7 +2,7 @@
 
 from ebmzoo.samplers.diagnostics import effective_sample_size, recording_chains, split_rhat
 from ebmzoo.samplers.draw import Chains, Direct, FromData, FromKept, FromNoise, FromPrior, Sampler, Start
-from ebmzoo.samplers.kernel import Info, Kernel, State, chain
+from ebmzoo.samplers.kernel import Info, Kernel, Noise, Reparametrised, State, chain
 from ebmzoo.samplers.kinetic import BAOAB, KineticLangevin
 from ebmzoo.samplers.langevin import SGLD, Langevin
 from ebmzoo.samplers.metropolis import HMC, MALA
@@ -38,7 +38,9 @@ __all__ = [
     "KineticLangevin",
     "Langevin",
     "LatentTransport",
+    "Noise",
     "Rejection",
+    "Reparametrised",
     "Resampling",
     "Sampler",
     "Schedule",

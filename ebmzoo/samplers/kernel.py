@@ -3,17 +3,20 @@ r"""What a Markov kernel is, and how a chain is run.
 A kernel is a frozen dataclass of settings. Each entry of a batch is a chain of its own; the target, the state
 and the random generator are arguments of every step. A chain is an endless iterator: whoever consumes it
 slices, thins, logs and stops.
+
+Most kernels are *reparametrised*: a step is a fixed map of the state and of noise that is drawn before.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
 
-from ebmzoo.models import Target
+from ebmzoo.models import Target, value_and_grad
 
 S = TypeVar("S")
 
@@ -58,6 +61,38 @@ class Kernel(Protocol[S]):
         ...
 
 
+Noise = tuple[Tensor, ...]
+"""All that is random in a step."""
+
+
+class Reparametrised(ABC):
+    """A kernel whose step is a fixed map of the state and of noise, which does not depend on the target.
+
+    Where gradients are compiled, whole steps of such a kernel are one graph, with the noise drawn outside.
+    """
+
+    @property
+    def gradients_per_step(self) -> int:
+        """How many gradients of the target a step evaluates."""
+        return 1
+
+    def init(self, position: Tensor, target: Target) -> Any:
+        """Returns the state of chains that are at ``position``, of shape (B, *): that of one evaluation."""
+        return State(position, *value_and_grad(target, position))
+
+    @abstractmethod
+    def draw_noise(self, position: Tensor, rng: Generator) -> Noise:
+        """Draws all that a step of chains at ``position``, of shape (B, *), leaves to chance."""
+
+    @abstractmethod
+    def move(self, state: Any, target: Target, noise: Noise) -> tuple[Any, Info]:
+        """Moves every chain once, as the noise says. Neither the state nor the noise is changed."""
+
+    def step(self, state: Any, target: Target, rng: Generator) -> tuple[Any, Info]:
+        """Moves every chain once."""
+        return self.move(state, target, self.draw_noise(state.position, rng))
+
+
 def accepted(log_prob: Tensor) -> Info:
     """Returns the information of a step that accepted every proposal and has no box.
 
@@ -73,6 +108,11 @@ def noise_like(position: Tensor, rng: Generator) -> Tensor:
     Filling a channels-last tensor is six times slower, so noise is never drawn in that layout.
     """
     return torch.randn(position.shape, generator=rng, device=position.device, dtype=position.dtype)
+
+
+def uniforms(position: Tensor, rng: Generator) -> Tensor:
+    """Draws a number uniform on [0, 1) for each chain at ``position`` (B, *), of shape (B,)."""
+    return torch.rand(len(position), generator=rng, device=position.device, dtype=position.dtype)
 
 
 def chosen(moves: Tensor, new: Tensor, old: Tensor) -> Tensor:

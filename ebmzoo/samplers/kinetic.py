@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from ebmzoo.fields import not_negative, positive
 from ebmzoo.models import Target, value_and_grad
-from ebmzoo.samplers.kernel import Info, accepted, noise_like
+from ebmzoo.samplers.kernel import Info, Noise, Reparametrised, accepted, noise_like
 
 
 class KineticState(NamedTuple):
@@ -29,13 +29,25 @@ class KineticState(NamedTuple):
     velocity: Tensor
 
 
-def _ornstein_uhlenbeck(velocity: Tensor, time: float, friction: float, rng: Generator) -> Tensor:
+class Kinetic(Reparametrised):
+    """A kernel whose chains have velocities and start at rest."""
+
+    def init(self, position: Tensor, target: Target) -> KineticState:
+        """Puts chains at rest at ``position``, of shape (B, *)."""
+        return KineticState(position, *value_and_grad(target, position), torch.zeros_like(position))
+
+    def draw_noise(self, position: Tensor, rng: Generator) -> Noise:
+        """Draws the noise of the Ornstein-Uhlenbeck move, of shape (B, *)."""
+        return (noise_like(position, rng),)
+
+
+def _ornstein_uhlenbeck(velocity: Tensor, time: float, friction: float, noise: Tensor) -> Tensor:
     keep = math.exp(-friction * time)
-    return (keep * velocity).add_(noise_like(velocity, rng), alpha=math.sqrt(1 - keep**2))
+    return (keep * velocity).add_(noise, alpha=math.sqrt(1 - keep**2))
 
 
 @dataclass(frozen=True)
-class KineticLangevin:
+class KineticLangevin(Kinetic):
     r"""Kinetic Langevin in the order A B O B A, half a drift first, as in Generalized Energy Based Models.
 
     .. math::
@@ -63,24 +75,21 @@ class KineticLangevin:
         positive(self, "step_size")
         not_negative(self, "friction")
 
-    def init(self, position: Tensor, target: Target) -> KineticState:
-        """Puts chains at rest at ``position``, of shape (B, *)."""
-        return KineticState(position, *value_and_grad(target, position), torch.zeros_like(position))
-
-    def step(self, state: KineticState, target: Target, rng: Generator) -> tuple[KineticState, Info]:
-        """Moves every chain once."""
+    def move(self, state: KineticState, target: Target, noise: Noise) -> tuple[KineticState, Info]:
+        """Moves every chain once, as the noise says."""
         half = 0.5 * self.step_size
         midpoint = torch.add(state.position, state.velocity, alpha=half)
         log_prob, score = value_and_grad(target, midpoint)
         velocity = torch.add(state.velocity, score, alpha=half)
-        velocity = _ornstein_uhlenbeck(velocity, self.step_size, self.friction, rng).add_(score, alpha=half)
+        velocity = _ornstein_uhlenbeck(velocity, self.step_size, self.friction, noise[0])
+        velocity = velocity.add_(score, alpha=half)
         position = torch.add(midpoint, velocity, alpha=half)
         state = KineticState(position, log_prob, score, velocity)
         return state, accepted(state.log_prob)
 
 
 @dataclass(frozen=True)
-class BAOAB:
+class BAOAB(Kinetic):
     r"""Kinetic Langevin in the order B A O A B.
 
     On a Gaussian target the positions' stationary law is exact at every stable step size. The gradient at the
@@ -102,16 +111,12 @@ class BAOAB:
         positive(self, "step_size")
         not_negative(self, "friction")
 
-    def init(self, position: Tensor, target: Target) -> KineticState:
-        """Puts chains at rest at ``position``, of shape (B, *)."""
-        return KineticState(position, *value_and_grad(target, position), torch.zeros_like(position))
-
-    def step(self, state: KineticState, target: Target, rng: Generator) -> tuple[KineticState, Info]:
-        """Moves every chain once."""
+    def move(self, state: KineticState, target: Target, noise: Noise) -> tuple[KineticState, Info]:
+        """Moves every chain once, as the noise says."""
         half = 0.5 * self.step_size
         velocity = torch.add(state.velocity, state.score, alpha=half)
         midpoint = torch.add(state.position, velocity, alpha=half)
-        velocity = _ornstein_uhlenbeck(velocity, self.step_size, self.friction, rng)
+        velocity = _ornstein_uhlenbeck(velocity, self.step_size, self.friction, noise[0])
         position = midpoint.add_(velocity, alpha=half)
         log_prob, score = value_and_grad(target, position)
         state = KineticState(position, log_prob, score, velocity.add_(score, alpha=half))

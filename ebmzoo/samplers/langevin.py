@@ -14,11 +14,11 @@ from torch import Generator, Tensor
 
 from ebmzoo.fields import FieldError, not_negative, positive
 from ebmzoo.models import Target, value_and_grad
-from ebmzoo.samplers.kernel import Info, State, accepted, noise_like
+from ebmzoo.samplers.kernel import Info, Noise, Reparametrised, State, accepted, noise_like
 
 
 @dataclass(frozen=True)
-class Langevin:
+class Langevin(Reparametrised):
     r"""The unadjusted Langevin algorithm.
 
     .. math:: u' = u + \eta \, \nabla \log \pi(u) + \sqrt{2 \eta} \, \xi, \qquad \xi \sim \mathcal{N}(0, I)
@@ -38,20 +38,20 @@ class Langevin:
     def __post_init__(self) -> None:
         positive(self, "step_size")
 
-    def init(self, position: Tensor, target: Target) -> State:
-        """Evaluates the target at ``position``, of shape (B, *)."""
-        return State(position, *value_and_grad(target, position))
+    def draw_noise(self, position: Tensor, rng: Generator) -> Noise:
+        r"""Draws :math:`\xi`."""
+        return (noise_like(position, rng),)
 
-    def step(self, state: State, target: Target, rng: Generator) -> tuple[State, Info]:
-        """Moves every chain once."""
+    def move(self, state: State, target: Target, noise: Noise) -> tuple[State, Info]:
+        """Moves every chain once, as the noise says."""
         position = torch.add(state.position, state.score, alpha=self.step_size)
-        position.add_(noise_like(position, rng), alpha=math.sqrt(2 * self.step_size))
+        position.add_(noise[0], alpha=math.sqrt(2 * self.step_size))
         state = State(position, *value_and_grad(target, position))
         return state, accepted(state.log_prob)
 
 
 @dataclass(frozen=True)
-class SGLD:
+class SGLD(Reparametrised):
     r"""Noisy ascent whose gradient and noise are chosen apart.
 
     .. math:: u' = \mathrm{box}\left( u + a \, \mathrm{clip}_c(\nabla \log \pi(u)) + s \, \xi \right)
@@ -90,15 +90,15 @@ class SGLD:
         """The temperature at which noise and drift match, where there is no clip and no box."""
         return self.noise**2 / (2 * self.gradient)
 
-    def init(self, position: Tensor, target: Target) -> State:
-        """Evaluates the target at ``position``, of shape (B, *)."""
-        return State(position, *value_and_grad(target, position))
+    def draw_noise(self, position: Tensor, rng: Generator) -> Noise:
+        r"""Draws :math:`\xi`."""
+        return (noise_like(position, rng),)
 
-    def step(self, state: State, target: Target, rng: Generator) -> tuple[State, Info]:
-        """Moves every chain once."""
+    def move(self, state: State, target: Target, noise: Noise) -> tuple[State, Info]:
+        """Moves every chain once, as the noise says."""
         drift = state.score if self.clip is None else state.score.clamp(-self.clip, self.clip)
         position = torch.add(state.position, drift, alpha=self.gradient)
-        position.add_(noise_like(position, rng), alpha=self.noise)
+        position.add_(noise[0], alpha=self.noise)
         if self.box is None:
             state = State(position, *value_and_grad(target, position))
             return state, accepted(state.log_prob)

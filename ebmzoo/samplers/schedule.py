@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from ebmzoo.fields import FieldError, positive, within
 from ebmzoo.models import CompiledTarget, Target
 from ebmzoo.samplers.diagnostics import observe
+from ebmzoo.samplers.graphs import chain_of_graphs, steps_by_its_noise
 from ebmzoo.samplers.kernel import Info, Kernel, State, chain
 
 
@@ -96,10 +97,17 @@ def evolve(
     """
     for part in schedule:
         for stage in part.stages():
-            for state, info in islice(chain(stage.kernel, target, position, rng), stage.steps):
+            for state, info in _run(stage, target, position, rng):
                 observe(state, info)
                 yield state, info
             position = state.position
+
+
+def _run(stage: Stage, target: Target, position: Tensor, rng: Generator) -> Iterator[tuple[State, Info]]:
+    """Runs chains through a stage, and yields each step."""
+    if isinstance(target, CompiledTarget) and steps_by_its_noise(stage.kernel):
+        return chain_of_graphs(stage.kernel, target, position, rng, stage.steps)
+    return islice(chain(stage.kernel, target, position, rng), stage.steps)
 
 
 def settle(schedule: Schedule, target: Target, position: Tensor, rng: Generator) -> Tensor:

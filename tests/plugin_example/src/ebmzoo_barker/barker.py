@@ -19,13 +19,13 @@ from torch.nn.functional import logsigmoid
 
 from ebmzoo.fields import positive
 from ebmzoo.models import Target, value_and_grad
-from ebmzoo.samplers import Info, State
-from ebmzoo.samplers.kernel import noise_like
+from ebmzoo.samplers import Info, Noise, Reparametrised, State
+from ebmzoo.samplers.kernel import noise_like, uniforms
 from ebmzoo.samplers.metropolis import metropolis
 
 
 @dataclass(frozen=True)
-class Barker:
+class Barker(Reparametrised):
     r"""Barker's proposal with a Metropolis test, which leaves the target exactly invariant.
 
     Each coordinate moves by :math:`b_i z_i`, where :math:`z_i \sim \mathcal{N}(0, s^2)` and the sign
@@ -49,17 +49,18 @@ class Barker:
     def __post_init__(self) -> None:
         positive(self, "scale")
 
-    def init(self, position: Tensor, target: Target) -> State:
-        """Evaluates the target at ``position``, of shape (B, *)."""
-        return State(position, *value_and_grad(target, position))
+    def draw_noise(self, position: Tensor, rng: Generator) -> Noise:
+        """Draws the moves' sizes and what decides on their signs, (B, *), and on the moves, of shape (B,)."""
+        signs = torch.rand(position.shape, generator=rng, device=position.device, dtype=position.dtype)
+        return noise_like(position, rng), signs, uniforms(position, rng)
 
-    def step(self, state: State, target: Target, rng: Generator) -> tuple[State, Info]:
-        """Moves every chain once, or leaves it where it is."""
-        noise = self.scale * noise_like(state.position, rng)
-        uniform = torch.rand(noise.shape, generator=rng, device=noise.device, dtype=noise.dtype)
-        move = torch.where(uniform < (noise * state.score).sigmoid(), noise, -noise)
+    def move(self, state: State, target: Target, noise: Noise) -> tuple[State, Info]:
+        """Moves every chain once, or leaves it where it is, as the noise says."""
+        normal, signs, uniform = noise
+        size = self.scale * normal
+        move = torch.where(signs < (size * state.score).sigmoid(), size, -size)
         position = state.position + move
         proposal = State(position, *value_and_grad(target, position))
         forward, backward = logsigmoid(move * state.score), logsigmoid(-move * proposal.score)
         log_ratio = proposal.log_prob - state.log_prob + (backward - forward).flatten(1).sum(1)
-        return metropolis(state, proposal, log_ratio, rng)
+        return metropolis(state, proposal, log_ratio, uniform)
