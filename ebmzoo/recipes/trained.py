@@ -16,6 +16,7 @@ from ebmzoo.fields import FieldError, added, not_negative, positive
 from ebmzoo.metrics.metric import finite
 from ebmzoo.models import Model, evaluating
 from ebmzoo.recipes.model import ModelRecipe
+from ebmzoo.runtime import Runtime
 from ebmzoo.store import (
     Recipe,
     Store,
@@ -24,7 +25,21 @@ from ebmzoo.store import (
     save_tensors,
     unfinished,
 )
-from ebmzoo.training import Batches, Log, Look, Method, ModelSelection, Referee, Selection, Stop, fit
+from ebmzoo.training import (
+    Batches,
+    Log,
+    Look,
+    Method,
+    ModelSelection,
+    Referee,
+    Selection,
+    Share,
+    Stop,
+    Team,
+    fit,
+    gather_team,
+)
+from ebmzoo.training.checkpoint import Progress
 from ebmzoo.training.divergence import Policy
 
 
@@ -43,6 +58,8 @@ class Trained(ModelRecipe):
         selection: How the best model is chosen, or None to keep the last.
         split: The split that is trained on. What only calibrates a trained model takes data that the model
             has not seen.
+        processes: How many processes train it together, each on its part of every minibatch, with chains and
+            noise of its own, from the mean of all gradients.
     """
 
     artifact: ClassVar[str] = "artifact.safetensors"
@@ -56,9 +73,12 @@ class Trained(ModelRecipe):
     divergence: Policy = Stop()
     selection: Selection | ModelSelection | None = None
     split: str = added("train")
+    processes: int = added(1)
 
     def __post_init__(self) -> None:
-        positive(self, "steps", "batch_size")
+        positive(self, "steps", "batch_size", "processes")
+        if self.batch_size % self.processes:
+            raise FieldError(self, "batch_size", f"a multiple of {self.processes}, the number of processes")
         not_negative(self, "seed")
         if self.split not in SPLITS:
             raise FieldError(self, "split", f"one of {', '.join(SPLITS)}")
@@ -78,28 +98,17 @@ class Trained(ModelRecipe):
         return tuple(dict.fromkeys((*super().needs(), *more)))
 
     def make(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Trains the model."""
-        device = store.runtime.torch_device()
-        data, labels = self.data.stored(self.split).to(device), self.data.labels(self.split)
-        labels = None if labels is None else labels.to(device)
-        with torch.enable_grad(), torch.random.fork_rng():  # whoever asked may want none of its own
-            torch.manual_seed(self.rng("weights").initial_seed())
-            model = self._build(store).to(device)
-            model.compiled = store.runtime.compiled
-            learner = self.method.learner(model)
-            done = fit(
-                learner,
-                Batches(data, labels, self.batch_size, self.rng("batches", device), self.data.restored),
-                self.steps,
-                self.rng("training", device),
-                folder / "checkpoint",
-                policy=self.divergence,
-                referee=self._referee(store),
-                log=Log(folder / "log", self.steps),
-                deadline=store.runtime.deadline,
-                label=f"{type(self.method).__name__} · seed {self.seed}",
-            )
-        save_tensors(unfinished(folder, self), learner.model.state_dict())
+        """Trains the model.
+
+        Raises:
+            LostProcess: If one of several processes fails.
+        """
+        runtime = store.runtime
+        others = (_assist, self, store.root, runtime.compiled, folder)
+        with gather_team(self.processes, runtime.device, *others) as together:
+            data = self.data.stored(self.split)
+            model, done = self._train(store, folder, data, together)
+        save_tensors(unfinished(folder, self), model.state_dict())
         return {
             "updates": done.step,
             "seconds": round(done.seconds, 3),
@@ -110,6 +119,37 @@ class Trained(ModelRecipe):
             "selection": {name: value for name, value in done.selection.items() if name != "model"},
             "data": {"class": type(self.data).__name__, f"{self.split}_sha256": fingerprint(data)},
         }
+
+    def _train(self, store: Store, folder: Path, data: Tensor, team: Team) -> tuple[Model, Progress]:
+        """Trains the model as one of a team, and returns it as it came out of the last update."""
+        device = team.device
+        labels = self.data.labels(self.split)
+        labels = None if labels is None else labels.to(device)
+        share, order = Share(team.rank, team.size), self.rng("batches", device)
+        with torch.enable_grad(), torch.random.fork_rng():  # whoever asked may want none of its own
+            torch.manual_seed(self.rng("weights").initial_seed())
+            model = self._build(store).to(device)
+            model.compiled = store.runtime.compiled
+            model.chains = team.part(model.chains)
+            learner = self.method.learner(model)
+            done = fit(
+                learner,
+                Batches(data.to(device), labels, self.batch_size, order, self.data.restored, share),
+                self.steps,
+                self.rng(team.name("training"), device),
+                folder / "checkpoint",
+                policy=self.divergence,
+                referee=self._referee(store),
+                log=Log(folder / "log" if team.leads else None, self.steps),
+                deadline=store.runtime.deadline,
+                label=f"{type(self.method).__name__} · seed {self.seed}",
+                team=team,
+            )
+        return learner.model, done
+
+    def assist(self, store: Store, folder: Path, team: Team) -> None:
+        """Trains the model as another than the first of a team, and keeps nothing."""
+        self._train(store, folder, self.data.stored(self.split), team)
 
     def open(self, store: Store, kept: Path) -> Model:
         """Returns the model, frozen and in evaluation mode, on the runtime's device.
@@ -152,6 +192,11 @@ class Trained(ModelRecipe):
                 return Look(scores, selection.remarks(model, subject, self.data))
 
         return Referee(selection, examine)
+
+
+def _assist(team: Team, recipe: Trained, root: Path, compiled: bool, folder: Path) -> None:
+    """Is what the other processes of a training run do."""
+    recipe.assist(Store(root, Runtime(str(team.device), compiled)), folder, team)
 
 
 def fingerprint(data: Tensor) -> str:

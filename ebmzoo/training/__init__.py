@@ -1,7 +1,7 @@
 """Training: methods and learners, minibatches, the loop, and what it does about divergence."""
 
 from ebmzoo.training.averaging import Averaged
-from ebmzoo.training.batches import Batch, Batches, Mapped
+from ebmzoo.training.batches import Batch, Batches, Mapped, Share
 from ebmzoo.training.contrastive import ContrastiveLearner
 from ebmzoo.training.divergence import Diverged, FreshNoise, GoBack, Limit, LowerLearningRate, Stop
 from ebmzoo.training.learner import SGD, Adam, Clipped, Learner, Method, Optimizer, descend
@@ -9,6 +9,7 @@ from ebmzoo.training.log import Log
 from ebmzoo.training.loop import fit
 from ebmzoo.training.rates import LinearDecay, LinearRise, Milestones, Rates, Scheduled
 from ebmzoo.training.selection import Look, ModelSelection, Referee, Selection
+from ebmzoo.training.team import LostProcess, Team, gather_team
 
 __all__ = [
     "SGD",
@@ -27,6 +28,7 @@ __all__ = [
     "LinearRise",
     "Log",
     "Look",
+    "LostProcess",
     "LowerLearningRate",
     "Mapped",
     "Method",
@@ -37,7 +39,10 @@ __all__ = [
     "Referee",
     "Scheduled",
     "Selection",
+    "Share",
     "Stop",
+    "Team",
     "descend",
     "fit",
+    "gather_team",
 ]

@@ -21,6 +21,18 @@ class Batch(NamedTuple):
     labels: Tensor | None
 
 
+class Share(NamedTuple):
+    """Which part of every minibatch is taken: each of ``size`` processes takes another.
+
+    Arguments:
+        rank: The number of the part, from 0.
+        size: How many parts there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+
 class Batches:
     """Endless minibatches: the data in a new random order for each pass, incomplete batches left out.
 
@@ -30,9 +42,14 @@ class Batches:
         batch_size: The size of every batch, at most N.
         rng: The generator of the orders; it belongs to this object alone.
         restored: Makes of data as they are held, (B, *), what is learnt from; nothing by default.
+        share: The part of every minibatch that is taken.
 
     Attributes:
+        batch_size: The size of what is taken of a minibatch.
         drawn: How many data were drawn by this object, in this process.
+
+    Raises:
+        ValueError: If there are fewer data than a minibatch has, or it cannot be shared out.
     """
 
     def __init__(
@@ -42,24 +59,31 @@ class Batches:
         batch_size: int,
         rng: Generator,
         restored: Callable[[Tensor], Tensor] = lambda data: data,
+        share: Share = Share(),  # noqa: B008
     ):
         if batch_size > len(data):
             raise ValueError(
                 f"a batch of {batch_size} cannot be taken from {len(data)} data; lower batch_size"
             )
-        self.data, self.labels, self.batch_size, self.rng = data, labels, batch_size, rng
-        self.restored = restored
+        if batch_size % share.size:
+            raise ValueError(
+                f"a batch of {batch_size} cannot be shared by {share.size} processes; let batch_size be a "
+                "multiple of their number"
+            )
+        self.data, self.labels, self.rng = data, labels, rng
+        self.whole, self.batch_size = batch_size, batch_size // share.size
+        self.restored, self.share = restored, share
         self.order = torch.empty(0, dtype=torch.long, device=data.device)
         self.cursor = 0
         self.drawn = 0
 
     def draw(self) -> Batch:
         """Returns the next minibatch."""
-        if self.cursor + self.batch_size > len(self.order):
+        if self.cursor + self.whole > len(self.order):
             self.order = torch.randperm(len(self.data), generator=self.rng, device=self.data.device)
             self.cursor = 0
-        index = self.order[self.cursor : self.cursor + self.batch_size]
-        self.cursor += self.batch_size
+        index = self.order[self.cursor + self.share.rank : self.cursor + self.whole : self.share.size]
+        self.cursor += self.whole
         self.drawn += self.batch_size
         labels = None if self.labels is None else self.labels.index_select(0, index)
         return Batch(self.restored(self.data.index_select(0, index)), labels)

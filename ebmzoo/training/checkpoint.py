@@ -13,6 +13,7 @@ from torch import Generator
 from ebmzoo.store import DamagedArtifact, replace
 from ebmzoo.training.batches import Batches
 from ebmzoo.training.learner import Learner, restore, state_of
+from ebmzoo.training.team import Team
 
 
 @dataclass
@@ -47,15 +48,30 @@ class Run:
         batches: Its minibatches.
         rng: Its generator.
         progress: How far it has come.
+        team: The processes that make it. The first one writes what all of them have.
     """
 
     learner: Learner
     batches: Batches
     rng: Generator
     progress: Progress
+    team: Team = field(default_factory=Team)
 
     def save(self, path: Path) -> None:
         """Writes the run to ``path`` as a whole: after a crash the old run or the new one is there."""
+        states = self.team.gathered(self._state())
+        if not self.team.leads:
+            return
+        part = path.with_name(path.name + ".part")
+        with part.open("wb") as file:
+            try:
+                torch.save(states[0] | {"others": states[1:]}, file)
+            except RuntimeError as error:
+                disk = error.__context__  # says that it is full, where torch says "unexpected pos"
+                raise (disk if isinstance(disk, OSError) else error) from None
+        replace(part, path)
+
+    def _state(self) -> dict[str, Any]:
         state = {
             "progress": vars(self.progress),
             "model": self.learner.model.state_dict(),
@@ -66,14 +82,7 @@ class Run:
         }
         if self.rng.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(self.rng.device)
-        part = path.with_name(path.name + ".part")
-        with part.open("wb") as file:
-            try:
-                torch.save(state, file)
-            except RuntimeError as error:
-                disk = error.__context__  # says that it is full, where torch says "unexpected pos"
-                raise (disk if isinstance(disk, OSError) else error) from None
-        replace(part, path)
+        return state
 
     def load(self, path: Path) -> None:
         """Puts the run back to where :meth:`save` wrote it.
@@ -89,8 +98,8 @@ class Run:
         except Exception as error:
             raise DamagedArtifact(path.parent, f"{path.name} cannot be read ({_first_line(error)})") from None
         try:
-            self._restore(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            self._restore(state["others"][self.team.rank - 1] if self.team.rank else state)
+        except (IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = f"{path.name} is no run of this learner, or one of other code ({_first_line(error)})"
             raise DamagedArtifact(path.parent, reason) from None
 

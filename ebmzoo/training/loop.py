@@ -17,6 +17,7 @@ from ebmzoo.training.divergence import Diverged, Policy, Stop, trouble
 from ebmzoo.training.learner import Learner
 from ebmzoo.training.log import Log
 from ebmzoo.training.selection import Referee
+from ebmzoo.training.team import Team
 
 SAVE_INTERVAL = 20.0
 """Seconds between two checkpoints. When they are written changes no number."""
@@ -34,6 +35,7 @@ def fit(
     log: Log | None = None,
     deadline: Deadline | None = None,
     label: str = "training",
+    team: Team | None = None,
 ) -> Progress:
     """Makes ``steps`` updates, going on from ``checkpoint`` if there is one.
 
@@ -51,15 +53,18 @@ def fit(
         log: Where reports go.
         deadline: When to stop.
         label: What the progress bar says.
+        team: The processes that make the run together, each calling this function with a log of its own.
 
     Returns:
-        How the run went.
+        How the run went, and the learner's model has the chains of all processes, in the first one.
 
     Raises:
         Diverged: If training diverged and the policy allows no further attempt.
         OutOfTime: If the deadline came. A checkpoint is written first.
     """
-    session = _Session(Run(learner, batches, rng, Progress()), checkpoint, policy, referee)
+    team = team or Team()
+    team.share_gradients(learner)
+    session = _Session(Run(learner, batches, rng, Progress(), team), checkpoint, policy, referee)
     session.begin()
     deadline = deadline or Deadline()
     log = log or Log(None, steps)
@@ -67,8 +72,10 @@ def fit(
     try:
         unfinished = iter(lambda: done.step < steps and not session.stopped, False)
         for _ in progress(unfinished, label, steps, done.step):
-            if deadline.passed:
+            out_of_time, due = team.told(deadline.passed, session.due)
+            if out_of_time or due:
                 session.save()
+            if out_of_time:
                 raise OutOfTime
             drawn = batches.drawn
             with counting_evaluations() as evaluations:
@@ -82,6 +89,8 @@ def fit(
     session.clock()
     if referee is not None:
         referee.take_best(learner.model, done)
+    learner.model.chains = team.joined(learner.model.chains)
+    done.data, done.gradients = team.total(done.data), team.total(done.gradients)
     return done
 
 
@@ -95,6 +104,7 @@ class _Session:
 
     def begin(self) -> None:
         """Goes on from the checkpoint, or marks the point that training can always go back to."""
+        self.run.team.wait()  # until nobody writes any more
         if self.checkpoint.exists():
             self.run.load(self.checkpoint)
             self.stopped = self.referee is not None and self.referee.satisfied(self.run.progress)
@@ -106,7 +116,8 @@ class _Session:
         self.clock()
         step = self.run.progress.step
         self.run.save(self._milestone(step))
-        self._milestone(step - 2 * every).unlink(missing_ok=True)
+        if self.run.team.leads:
+            self._milestone(step - 2 * every).unlink(missing_ok=True)
 
     def _milestone(self, step: int) -> Path:
         return self.checkpoint.with_name(f"{self.checkpoint.name}.{step}")
@@ -117,6 +128,11 @@ class _Session:
         self.run.progress.seconds += now - self.clocked
         self.clocked = now
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time for another checkpoint."""
+        return time.monotonic() - self.saved > SAVE_INTERVAL
+
     def save(self) -> None:
         """Writes the checkpoint."""
         self.clock()
@@ -126,7 +142,7 @@ class _Session:
     def finish_update(self, values: dict[str, Tensor], log: Log) -> None:
         """Looks at what an update reported, and does what follows from it."""
         done = self.run.progress
-        scalars = _scalars(values)
+        scalars = self.run.team.mean(_scalars(values))
         seen = trouble(scalars, self.policy.limits)
         if seen is not None:
             return self.go_back(seen)
@@ -134,11 +150,9 @@ class _Session:
         if log.wants(done.step):
             log.write(done.step, scalars | _learning_rates(self.run.learner), values)
         if self.referee is not None:
-            self.stopped = self.referee.look(self.run.learner.model, done, log)
+            self.stopped = self.referee.look(self.run.learner.model, done, log, self.run.team)
         if self.policy.every is not None and done.step % self.policy.every == 0:
             self.mark(self.policy.every)
-        if time.monotonic() - self.saved > SAVE_INTERVAL:
-            self.save()
         return None
 
     def go_back(self, seen: str) -> None:
@@ -153,6 +167,7 @@ class _Session:
                 "(Trained.divergence = @GoBack())"
             )
         spent = {name: getattr(run.progress, name) for name in ("gradients", "data", "seconds")}
+        run.team.wait()  # until the milestone is written
         run.load(self._trusted(step))
         applied = len(run.progress.attempts)
         words = ""
@@ -161,7 +176,8 @@ class _Session:
         attempt_record = {"step": step, "saw": seen, "went_back_to": run.progress.step, "changed": words}
         run.progress.attempts = [*attempts, attempt_record]
         vars(run.progress).update(spent)
-        say(f"update {step}: {seen}; back to update {run.progress.step}, {words}")
+        if run.team.leads:
+            say(f"update {step}: {seen}; back to update {run.progress.step}, {words}")
         self.save()
 
     def _trusted(self, step: int) -> Path:

@@ -20,6 +20,7 @@ from ebmzoo.models import Model, NoEnergy, chunk_sizes, in_chunks
 from ebmzoo.samplers.draw import Sampler
 from ebmzoo.training.checkpoint import Progress
 from ebmzoo.training.log import Log
+from ebmzoo.training.team import Team
 
 
 @dataclass(frozen=True)
@@ -150,11 +151,14 @@ class Referee:
     def __init__(self, selection: Rule, examine: Callable[[Model, int], Look]):
         self.selection, self.examine = selection, examine
 
-    def look(self, model: Model, progress: Progress, log: Log) -> bool:
-        """Scores the model if it is time to, and returns whether training should stop."""
+    def look(self, model: Model, progress: Progress, log: Log, team: Team) -> bool:
+        """Scores the model if it is time to, and returns whether training should stop.
+
+        With several processes the first one scores, and tells the others.
+        """
         if progress.step % self.selection.every:
             return False
-        look = self.examine(model, progress.step)
+        look = team.from_first(lambda: self.examine(model, progress.step))
         label = self.selection.metric.label
         log.note(progress.step, {f"{label}/{split}": value for split, value in look.scores.items()})
         log.note(progress.step, look.remarks)
