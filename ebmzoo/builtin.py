@@ -50,6 +50,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             data.CIFAR10,
             data.CIFAR100,
             data.SVHN,
+            data.ImageNet32,
             data.CelebA,
             data.RedWine,
             data.WhiteWine,

@@ -51,8 +51,11 @@ from ebmzoo.samplers import (
     State,
     chain,
     evolve,
+    recording_chains,
     settle,
+    settle_with_report,
 )
+from ebmzoo.samplers.graphs import LONGEST
 from ebmzoo.training import Adam, Batches
 from ebmzoo_tilting.tilting import Tilting
 
@@ -210,6 +213,32 @@ def test_steps_in_graphs_are_those_of_a_chain(graphs: Graphs, kernel: Kernel, st
     assert type(found[0][0]) is type(expected[0][0])
     assert len(graphs) == 1
     assert counted.gradients == 7 * (1 + steps * getattr(kernel, "leapfrog_steps", 1))
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: type(kernel).__name__)
+def test_chains_that_nobody_records_end_the_same(graphs: Graphs, kernel: Kernel):
+    model = planar().double()
+    u = model.prior.draw(7, generator(12))
+    schedule = (Stage(kernel, 24), Stage(kernel, 5))
+    with frozen(model):
+        *_, (state, _) = evolve(schedule, model.target(), u, generator(13))
+        end, report = settle_with_report(schedule, model.target(), u, generator(13))
+    torch.testing.assert_close(end, state.position, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(report["chain_gradient"], state.score.abs().mean(), rtol=1e-9, atol=0)
+    with frozen(model), recording_chains() as record:
+        settle(schedule, model.target(), u, generator(13))
+    assert len(record.log_prob) == 29
+    assert len(graphs) == 4
+
+
+def test_a_step_of_many_gradients_is_a_graph_for_each(graphs: Graphs):
+    """The graph is that of a gradient, so that a long trajectory does not take minutes to compile."""
+    model, kernel = planar(), HMC(0.1, LONGEST + 1)
+    u = model.prior.draw(3, generator(12))
+    with frozen(model):
+        value_and_grad(model.target(), u)
+        settle((Stage(kernel, 2),), model.target(), u, generator(13))
+    assert len(graphs) == 1
 
 
 def test_the_noise_of_a_graph_is_that_of_single_steps(graphs: Graphs):

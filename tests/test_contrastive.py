@@ -246,6 +246,27 @@ def test_the_last_step_has_the_gradient_of_the_step_alone():
     assert float(slope) == pytest.approx(0.5 * -0.1 * 4 * 0.9, abs=1e-6)
 
 
+def test_the_entropy_of_the_last_step_is_that_of_its_nearest_neighbours():
+    energy = Parabola()
+    chains = torch.tensor([[2.0, 1.0], [-7.0, 0.0], [9.0, 9.0]])
+    made = Model(Flat((2,)), nn.Identity(), energy, chains)
+    samples = torch.tensor([[2.0, 0.0]])
+    plain, full = (
+        LastStep(0.5, 0.1, 1e-9, entropy, 3).value(made, Batch(X, None), samples, generator(0))
+        for entropy in (0.0, 0.3)
+    )
+    assert float((full - plain).detach()) == pytest.approx(-0.3 * math.log(math.hypot(0.2, 1.0)), abs=1e-5)
+    (slope,) = torch.autograd.grad(full - plain, energy.a)
+    # of x' = 2 (1 - 0.1 a): d/da of -0.3 log |x' - y| is -0.3 (x' - y) · dx'/da / |x' - y|²
+    assert float(slope) == pytest.approx(-0.3 * (-0.2) * (-0.2) / (0.2**2 + 1), abs=1e-5)
+
+
+def test_the_entropy_needs_chains_that_are_kept():
+    made = Model(Flat((2,)), nn.Identity(), Parabola(), torch.zeros(5, 2))
+    with pytest.raises(ValueError, match=r"among 6 kept chains, and 5 are kept; .*LastStep\.entropy be 0"):
+        LastStep(entropy=0.3, neighbours=6).value(made, Batch(X, None), torch.ones(1, 2), generator(0))
+
+
 def test_terms_are_added_to_the_loss_and_reported():
     method = ContrastiveLearning(Quadratic(), (), Unbounded(), Fresh(), terms=(LastStep(2.0, 0.1),))
     torch.manual_seed(0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import json
 import os
 import pickle
 import shutil
@@ -20,11 +21,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from laws import generator
 from PIL import Image
 from torch import Tensor
 
-from ebmzoo.data import CIFAR10, CIFAR100, MNIST, SVHN, CelebA, DataError, FashionMNIST
+from ebmzoo.cli import main
+from ebmzoo.data import CIFAR10, CIFAR100, MNIST, SVHN, CelebA, DataError, FashionMNIST, ImageNet32
 from ebmzoo.data.archives import Archive, _read
 from ebmzoo.data.dataset import SPLITS
 from ebmzoo.data.faces import _shrunk
@@ -293,6 +296,55 @@ def test_svhn_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_of:
     monkeypatch.setattr("torchvision.datasets.svhn.check_integrity", lambda *unused: True)
     check_splits(SVHN(), bytes_of, {"train": 50, "valid": 10, "test": 20})
     assert set(SVHN().labels("train").tolist()) == set(range(10))
+
+
+def npz(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    path.parent.mkdir(exist_ok=True)
+    np.savez(path, data=images.reshape(len(images), -1), labels=labels, mean=images.mean(0).ravel())
+
+
+@pytest.fixture
+def imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_of: Any) -> Path:
+    train = bytes_of(60)
+    for number in range(1, 11):
+        part = slice(6 * (number - 1), 6 * number)
+        labels = np.arange(60)[part] % 7 + 1  # the archive counts from one
+        npz(tmp_path / f"imagenet32/train_data_batch_{number}.npz", train[part], labels)
+    npz(tmp_path / "imagenet32/val_data.npz", bytes_of(20), np.arange(20) % 7 + 1)
+    monkeypatch.setenv("EBMZOO_DATA", str(tmp_path))
+    monkeypatch.setattr(ImageNet32, "held_out", 10)
+    _read.cache_clear()
+    return tmp_path / "imagenet32"
+
+
+@pytest.mark.usefixtures("imagenet")
+def test_imagenet_is_read(bytes_of: Any) -> None:
+    check_splits(ImageNet32(), bytes_of, {"train": 50, "valid": 10, "test": 20})
+    assert set(ImageNet32().labels("train").tolist()) == set(range(7))
+
+
+@pytest.mark.usefixtures("imagenet")
+def test_a_table_of_imagenet_runs(tmp_path: Path) -> None:
+    """The paper's network, without what needs Inception's weights."""
+    words = ["reproduce", "pixel/imagenet32", "--scale=smoke", "--metrics=saturated*", "--json"]
+    made = CliRunner().invoke(main, [*words, f"--store={tmp_path / 'store'}", "--device=cpu"])
+    assert made.exit_code == 0, made.output
+    [cell] = json.loads(made.stdout)["cells"]
+    assert (cell["row"], cell["column"], cell["n"], cell["error"]) == ("IGEBM", "ImageNet32", 1, None)
+
+
+def test_imagenet_says_where_it_is_to_be_had(imagenet: Path) -> None:
+    ImageNet32().fetch(imagenet.parent)
+    (imagenet / "val_data.npz").unlink()
+    with pytest.raises(DataError, match=r"log in at .*image-net.*Absent: val_data\.npz"):
+        ImageNet32().fetch(imagenet.parent)
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", pickle.dumps({"data": 1})])
+def test_a_damaged_file_of_imagenet_is_named(imagenet: Path, content: bytes) -> None:
+    (imagenet / "val_data.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"val_data\.npz is damaged"):
+        ImageNet32().stored("test")
 
 
 def check_splits(data: Archive, bytes_of: Any, counts: dict[str, int]) -> None:

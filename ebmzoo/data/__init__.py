@@ -1,6 +1,6 @@
 """Data sets: frozen values that load whole splits into memory."""
 
-from ebmzoo.data.archives import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
+from ebmzoo.data.archives import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST, ImageNet32
 from ebmzoo.data.dataset import DataError, Dataset, KnownDensity, Mixture
 from ebmzoo.data.faces import CelebA
 from ebmzoo.data.images import Digits
@@ -33,6 +33,7 @@ __all__ = [
     "EightGaussians",
     "FashionMNIST",
     "HepMass",
+    "ImageNet32",
     "KnownDensity",
     "MiniBooNE",
     "Mixture",

@@ -3,14 +3,15 @@
 The files lie where torchvision's own classes put them and look for them, below the data folder.
 
 The test split is the archive's. Its training set has no part to choose by, so its last images, in the
-archive's order, are the valid split: 10 000 of MNIST and Fashion-MNIST, 5 000 of CIFAR and SVHN. Within a
-split the images are in a random order, fixed once and for all, in which any run from the beginning holds
-every class in proportion, up to one or two images. (In MNIST's own order the first half of the test set is by
-other writers than the second.)
+archive's order, are the valid split: 10 000 of MNIST, Fashion-MNIST and ImageNet, 5 000 of CIFAR and SVHN.
+Within a split the images are in a random order, fixed once and for all, in which any run from the beginning
+holds every class in proportion, up to one or two images. (In MNIST's own order the first half of the test set
+is by other writers than the second.)
 """
 
 from __future__ import annotations
 
+import zipfile
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebmzoo.data.dataset import check_split
+from ebmzoo.data.dataset import DataError, check_split
 from ebmzoo.data.files import ImageFiles
 from ebmzoo.data.images import stratified
 
@@ -56,10 +57,10 @@ class Archive(ImageFiles):
             if state == "damaged":
                 (folder / file).unlink()
         for training in (True, False):
-            self._torchvision(folder, training, download=True)
+            self._archived(folder, training, download=True)
 
-    def _torchvision(self, folder: Path, training: bool, download: bool = False) -> tuple[Any, Any]:
-        """Returns torchvision's images, bytes (N, H, W) or (N, H, W, 3), and labels, (N,)."""
+    def _archived(self, folder: Path, training: bool, download: bool = False) -> tuple[Any, Any]:
+        """Returns the archive's images, bytes (N, H, W) or (N, H, W, 3), and labels, (N,), by torchvision."""
         from torchvision import datasets
 
         found = getattr(datasets, type(self).__name__)(folder, train=training, download=download)
@@ -200,17 +201,69 @@ class SVHN(Archive):
         """The shape of one image."""
         return (3, 32, 32)
 
-    def _torchvision(self, folder: Path, training: bool, download: bool = False) -> tuple[Any, Any]:
+    def _archived(self, folder: Path, training: bool, download: bool = False) -> tuple[Any, Any]:
         from torchvision import datasets
 
         found = datasets.SVHN(folder, "train" if training else "test", download=download)
         return found.data.transpose(0, 2, 3, 1), found.labels
 
 
+@dataclass(frozen=True)
+class ImageNet32(Archive):
+    """Photographs of a thousand classes: 1 271 167 to learn from, 10 000 to choose by, 50 000 to report on.
+
+    ImageNet of 2012, shrunk to 32×32 pixels by box sampling. It takes 4 GB of memory. The files are behind a
+    login, so there is no download, and no checksum to compare them with.
+
+    References:
+        | A Downsampled Variant of ImageNet as an Alternative to the CIFAR datasets (Chrabaszcz et al., 2017)
+        | https://arxiv.org/abs/1707.08819
+    """
+
+    files: ClassVar[Mapping[str, str | None]] = {
+        **{f"imagenet32/train_data_batch_{number}.npz": None for number in range(1, 11)},
+        "imagenet32/val_data.npz": None,
+    }
+    held_out: ClassVar[int] = 10_000
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image."""
+        return (3, 32, 32)
+
+    def fetch(self, folder: Path) -> None:
+        """Says where the files are.
+
+        Raises:
+            DataError: If a file is absent.
+        """
+        if absent := [file for file, state in self.states(folder).items() if state == "absent"]:
+            raise DataError(
+                "ImageNet32 may not be passed on: log in at https://image-net.org/download-images, take the "
+                "32×32 images in NumPy's format, training and validation set, and put them below "
+                f"{folder / 'imagenet32'}. Absent: {', '.join(Path(file).name for file in absent)}"
+            )
+
+    def _archived(self, folder: Path, training: bool, download: bool = False) -> tuple[Any, Any]:
+        names = [file for file in self.files if ("train" in Path(file).name) == training]
+        batches = [_npz(folder / name) for name in names]
+        images = np.concatenate([data for data, _ in batches]).reshape(-1, 3, 32, 32)
+        return images.transpose(0, 2, 3, 1), np.concatenate([labels for _, labels in batches]) - 1
+
+
+def _npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the images of a file, as bytes (N, 3072), channel by channel, and their labels from 1, (N,)."""
+    try:
+        with np.load(path) as content:  # which unpickles nothing
+            return content["data"], content["labels"].astype(np.int64)
+    except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is damaged, or not what the archive has: {error}") from error
+
+
 @lru_cache(maxsize=6)
 def _read(data: Archive, folder: Path, training: bool) -> tuple[Tensor, Tensor]:
     """Returns the training or test images of an archive, as bytes, and their labels, as splits order them."""
-    found = data._torchvision(folder, training)
+    found = data._archived(folder, training)
     images, labels = torch.as_tensor(found[0]), torch.as_tensor(found[1]).long()
     begin = len(labels) - data.held_out if training else 0
     parts = [np.arange(begin), np.arange(begin, len(labels))]

@@ -121,6 +121,11 @@ class ChainRecord:
 _record: ContextVar[ChainRecord | None] = ContextVar("chain record", default=None)
 
 
+def recording() -> bool:
+    """Whether steps are recorded here."""
+    return _record.get() is not None
+
+
 def observe(state: State, info: Info) -> None:
     """Notes a step in the record of the enclosing :func:`recording_chains`, if there is one."""
     record = _record.get()

@@ -6,7 +6,7 @@ are small, that is much of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeGuard
 
 from torch import Generator, Tensor
@@ -15,22 +15,26 @@ from ebmzoo.models import CompiledTarget, InGraph, Model, Tilted, as_graphs, cou
 from ebmzoo.samplers.kernel import Info, Kernel, Noise, Reparametrised, State
 
 LONGEST = 8
-"""How many steps a graph has at most. It takes up to twice as long to make as that of one step."""
+"""How many gradients a graph has at most. It takes up to twice as long to make as a graph of one."""
 
 
-def steps_by_its_noise(kernel: Kernel) -> TypeGuard[Reparametrised]:
-    """Whether the step of a kernel is its move on its noise and nothing more, so that it can be a graph."""
-    return isinstance(kernel, Reparametrised) and type(kernel).step is Reparametrised.step
+def fits_in_a_graph(kernel: Kernel) -> TypeGuard[Reparametrised]:
+    """Whether the step of a kernel is its move on its noise and nothing more, and not too long."""
+    return (
+        isinstance(kernel, Reparametrised)
+        and type(kernel).step is Reparametrised.step
+        and kernel.gradients_per_step <= LONGEST
+    )
 
 
-def chain_of_graphs(
+def steps_in_graphs(
     kernel: Reparametrised, target: CompiledTarget, position: Tensor, rng: Generator, steps: int
 ) -> Iterator[tuple[State, Info]]:
     """Runs chains for a number of steps, and yields each.
 
     The numbers are those of single steps, up to rounding. A graph is made for each kernel, each shape and
-    each length, which is the largest divisor of ``steps`` up to :data:`LONGEST`. The first gradient is
-    evaluated without one.
+    each length, which is the largest divisor of ``steps`` with no more gradients than :data:`LONGEST`. The
+    first gradient is evaluated without one.
 
     Arguments:
         kernel: The Markov kernel.
@@ -39,13 +43,41 @@ def chain_of_graphs(
         rng: The generator of all noise.
         steps: How many steps are taken.
     """
+    for taken in _graph_by_graph(_steps, kernel, target, position, rng, steps):
+        yield from taken
+
+
+def leaps_in_graphs(
+    kernel: Reparametrised, target: CompiledTarget, position: Tensor, rng: Generator, steps: int
+) -> Iterator[tuple[State, Info]]:
+    """Does the same, and yields the last step of each graph only.
+
+    What only the others would tell is not computed, such as the values of the target on the way.
+    """
+    for taken in _graph_by_graph(_last_step, kernel, target, position, rng, steps):
+        yield from taken
+
+
+Moves = Callable[[Reparametrised, Model, Tensor, State, list[Noise]], list[tuple[State, Info]]]
+"""Moves chains as a list of noise says, and returns steps, the last of which is the last that was taken."""
+
+
+def _graph_by_graph(
+    moves: Moves,
+    kernel: Reparametrised,
+    target: CompiledTarget,
+    position: Tensor,
+    rng: Generator,
+    steps: int,
+) -> Iterator[list[tuple[State, Info]]]:
     state = kernel.init(position, Tilted(target.model, target.beta))
-    length = max(number for number in range(1, LONGEST + 1) if steps % number == 0)
+    longest = LONGEST // kernel.gradients_per_step
+    length = max(number for number in range(1, longest + 1) if steps % number == 0)
     for _ in range(steps // length):
         noise = [kernel.draw_noise(position, rng) for _ in range(length)]
-        taken = as_graphs(_steps)(kernel, target.model, target.minus_beta, state, noise)
+        taken = as_graphs(moves)(kernel, target.model, target.minus_beta, state, noise)
         count(gradients=length * kernel.gradients_per_step * len(position))
-        yield from taken
+        yield taken
         state, _ = taken[-1]
 
 
@@ -57,3 +89,9 @@ def _steps(
         state, info = kernel.move(state, target, one)
         taken.append((state, info))
     return taken
+
+
+def _last_step(
+    kernel: Reparametrised, model: Model, minus_beta: Tensor, state: State, noise: list[Noise]
+) -> list[tuple[State, Info]]:
+    return _steps(kernel, model, minus_beta, state, noise)[-1:]

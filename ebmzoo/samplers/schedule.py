@@ -15,8 +15,8 @@ from torch.nn.utils import parametrize
 
 from ebmzoo.fields import FieldError, positive, within
 from ebmzoo.models import CompiledTarget, Target
-from ebmzoo.samplers.diagnostics import observe
-from ebmzoo.samplers.graphs import chain_of_graphs, steps_by_its_noise
+from ebmzoo.samplers.diagnostics import observe, recording
+from ebmzoo.samplers.graphs import fits_in_a_graph, leaps_in_graphs, steps_in_graphs
 from ebmzoo.samplers.kernel import Info, Kernel, State, chain
 
 
@@ -95,19 +95,43 @@ def evolve(
         position: The starting points, of shape (B, *).
         rng: The generator of all noise.
     """
+    for stage in _stages(schedule):
+        if isinstance(target, CompiledTarget) and fits_in_a_graph(stage.kernel):
+            taken = steps_in_graphs(stage.kernel, target, position, rng, stage.steps)
+        else:
+            taken = islice(chain(stage.kernel, target, position, rng), stage.steps)
+        for state, info in taken:
+            observe(state, info)
+            yield state, info
+        position = state.position
+
+
+def leaps(
+    schedule: Schedule, target: Target, position: Tensor, rng: Generator
+) -> Iterator[tuple[State, Info]]:
+    """Runs chains through a schedule, and yields no more of their steps than anybody looks at.
+
+    The last one is among them. Where steps are recorded, each is.
+
+    Arguments:
+        schedule: The parts, in their order.
+        target: The log-density.
+        position: The starting points, of shape (B, *).
+        rng: The generator of all noise.
+    """
+    for stage in _stages(schedule):
+        if isinstance(target, CompiledTarget) and fits_in_a_graph(stage.kernel) and not recording():
+            taken = leaps_in_graphs(stage.kernel, target, position, rng, stage.steps)
+        else:
+            taken = evolve((stage,), target, position, rng)
+        for state, info in taken:
+            yield state, info
+        position = state.position
+
+
+def _stages(schedule: Schedule) -> Iterator[Stage]:
     for part in schedule:
-        for stage in part.stages():
-            for state, info in _run(stage, target, position, rng):
-                observe(state, info)
-                yield state, info
-            position = state.position
-
-
-def _run(stage: Stage, target: Target, position: Tensor, rng: Generator) -> Iterator[tuple[State, Info]]:
-    """Runs chains through a stage, and yields each step."""
-    if isinstance(target, CompiledTarget) and steps_by_its_noise(stage.kernel):
-        return chain_of_graphs(stage.kernel, target, position, rng, stage.steps)
-    return islice(chain(stage.kernel, target, position, rng), stage.steps)
+        yield from part.stages()
 
 
 def settle(schedule: Schedule, target: Target, position: Tensor, rng: Generator) -> Tensor:
@@ -117,7 +141,7 @@ def settle(schedule: Schedule, target: Target, position: Tensor, rng: Generator)
     computed once for all steps.
     """
     with deriving_once(target):
-        for state, _ in evolve(schedule, target, position, rng):
+        for state, _ in leaps(schedule, target, position, rng):
             position = state.position
     return position
 
@@ -137,7 +161,7 @@ def settle_with_report(
         The points, of shape (B, *), and scalars by their names: none if the schedule is empty.
     """
     with deriving_once(target):
-        last = deque(evolve(schedule, target, position, rng), maxlen=1)
+        last = deque(leaps(schedule, target, position, rng), maxlen=1)
     if not last:
         return position, {}
     state, info = last[0]

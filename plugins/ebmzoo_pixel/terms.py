@@ -10,8 +10,8 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from ebmzoo.classifiers import ClassifierEnergy
-from ebmzoo.fields import positive
-from ebmzoo.models import Model
+from ebmzoo.fields import added, not_negative, positive
+from ebmzoo.models import Model, as_points
 from ebmzoo.samplers.kernel import noise_like
 from ebmzoo.training import Batch
 
@@ -70,36 +70,70 @@ class Classification:
 
 @dataclass(frozen=True)
 class LastStep:
-    r"""The part of the gradient that contrastive divergence leaves out: chains should end at low energies.
+    r"""The part of the gradient that contrastive divergence leaves out: how the samples' law moves.
 
-    .. math:: \lambda \, \mathbb{E} \, E_{\bar\theta}(x'), \qquad
-        x' = x - a \nabla E_\theta(x) + s \, \xi
+    Chains should end at low energies, and far from one another,
+
+    .. math:: \lambda \, \mathbb{E} \, E_{\bar\theta}(x') - \mu \, \mathbb{E} \log \min_j \| x' - y_j \|,
+        \qquad x' = x - a \nabla E_\theta(x) + s \, \xi
 
     One more step is taken from where each chain ended, and only through it the parameters :math:`\theta` are
-    moved; in :math:`E_{\bar\theta}` they are held still. The published loss has the entropy of the samples
-    besides, estimated from nearest neighbours; it is left out here.
+    moved; in :math:`E_{\bar\theta}` they are held still. The second term is the entropy of the samples up to
+    a constant, estimated from nearest neighbours among kept chains :math:`y`; in :math:`d` dimensions its
+    weight would be :math:`\lambda d`, and the code has 0.3.
 
     References:
         | Improved Contrastive Divergence Training of Energy Based Models (Du et al., 2021), Section 3
         | https://arxiv.org/abs/2012.01316
+        | https://github.com/yilundu/improved_contrastive_divergence, ``train.py``: the entropy's weight, and
+          the number of neighbours
+        | A statistical estimate for the entropy of a random vector (Kozachenko & Leonenko, 1987)
 
     Arguments:
         weight: The weight :math:`\lambda`.
         gradient: The coefficient :math:`a` of the gradient.
         noise: The standard deviation :math:`s` of the noise.
+        entropy: The weight :math:`\mu` of the entropy; with zero it is left out.
+        neighbours: Among how many kept chains the nearest is sought.
     """
 
     weight: float = 1.0
     gradient: float = 1.0
     noise: float = 0.005
+    entropy: float = added(0.0)
+    neighbours: int = added(100)
 
     def __post_init__(self) -> None:
-        positive(self, "weight", "gradient", "noise")
+        positive(self, "weight", "gradient", "noise", "neighbours")
+        not_negative(self, "entropy")
 
     def value(self, model: Model, batch: Batch, samples: Tensor, rng: Generator) -> Tensor:
-        """Returns the mean energy after one more step."""
+        """Returns the mean energy after one more step, less the weighted entropy.
+
+        Raises:
+            ValueError: If there is an entropy to estimate and the model keeps no chains, or too few.
+        """
         x = samples.detach().requires_grad_()
         (slope,) = torch.autograd.grad(model.energy(x).sum(), x, create_graph=True)
         moved = x.detach() - self.gradient * slope + self.noise * noise_like(samples, rng)
         still = {name: parameter.detach() for name, parameter in model.energy.named_parameters()}
-        return self.weight * functional_call(model.energy, still, (moved,)).mean()
+        value = self.weight * functional_call(model.energy, still, (moved,)).mean()
+        if self.entropy:
+            value = value - self.entropy * log_distances(moved, self._others(model, rng)).mean()
+        return value
+
+    def _others(self, model: Model, rng: Generator) -> Tensor:
+        """Returns kept chains, of shape (neighbours, *), as points."""
+        if model.chains is None or len(model.chains) < self.neighbours:
+            kept = 0 if model.chains is None else len(model.chains)
+            raise ValueError(
+                f"LastStep seeks neighbours among {self.neighbours} kept chains, and {kept} are kept; "
+                "give the method a Replay memory of that capacity, or let LastStep.entropy be 0"
+            )
+        order = torch.randperm(len(model.chains), generator=rng, device=model.chains.device)
+        return as_points(model.chains[order[: self.neighbours]], model.prior, rng)
+
+
+def log_distances(points: Tensor, others: Tensor) -> Tensor:
+    """Returns the logarithms of the distances from points (N, *) to the nearest of others (M, *), (N,)."""
+    return torch.cdist(points.flatten(1), others.flatten(1)).amin(1).log()
