@@ -11,7 +11,7 @@ import pytest
 import torch
 from laws import generator
 from torch import Generator, Tensor
-from toys import Blob, Chase, Offset
+from toys import METHODS, Blob, Chase, Offset
 
 from ebmzoo.energies import MLPEnergy
 from ebmzoo.fields import FieldError
@@ -158,6 +158,40 @@ def test_an_average_and_a_selection_take_part(tmp_path: Path):
     store, recipe = Store(tmp_path), trained(method, selection=selection)
     assert len(store.get(recipe).chains) == 33
     assert len(store.run(recipe)["selection"]["scores"]) == 2
+
+
+@dataclass(frozen=True)
+class Everyone:
+    """Lets every process train, and the first one have the networks of all.
+
+    Arguments:
+        recipe: What is trained.
+        root: The store.
+    """
+
+    recipe: Trained
+    root: Path
+
+    def __call__(self, team: Team) -> list[dict[str, Tensor]]:
+        store, data = Store(self.root), self.recipe.data.stored("train")
+        model, _ = self.recipe._train(store, self.root, data, team)
+        return team.gathered({name: value.detach() for name, value in model.named_parameters()})
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "Glow" else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
+def test_the_networks_of_all_processes_stay_equal(name: str, tmp_path: Path):
+    """Also where they are set from a first minibatch, as Glow's are."""
+    recipe = replace(METHODS[name], processes=2)
+    store = Store(tmp_path)
+    for need in recipe.needs():
+        store.get(need)
+    everyone = Everyone(recipe, tmp_path)
+    with gather_team(2, "cpu", everyone) as team:
+        one, other = everyone(team)
+    assert one
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 # However it is stopped

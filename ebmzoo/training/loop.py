@@ -80,6 +80,8 @@ def fit(
             drawn = batches.drawn
             with counting_evaluations() as evaluations:
                 values = learner.step(batches, rng)
+            if done.step == 0:
+                team.agree(learner)
             done.step += 1
             done.data += batches.drawn - drawn
             done.gradients += evaluations.gradients

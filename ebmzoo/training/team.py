@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from ebmzoo.runtime import OutOfTime, UnknownDevice, keep_freed_memory
 from ebmzoo.training.divergence import Diverged
@@ -84,6 +84,24 @@ class Team:
                 for parameter in group["params"]:
                     parameter.register_post_accumulate_grad_hook(self._average)
 
+    def agree(self, learner: Learner) -> None:
+        """Gives all processes the first one's networks, and leaves them their chains.
+
+        What is set from a first minibatch, as activation normalisation is, differs between processes until
+        then; so do averages over minibatches, such as those of batch normalisation, of which the first
+        process's are kept in the end.
+        """
+        if self.size == 1:
+            return
+        networks = [part for part in learner.parts.values() if isinstance(part, nn.Module)]
+        for network in (learner.model, *networks):
+            for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+                if name != "chains":
+                    self._broadcast(tensor.detach())
+
+    def _broadcast(self, tensor: Tensor) -> None:
+        _together(lambda: distributed.broadcast(tensor, 0))
+
     def _average(self, parameter: Tensor) -> None:
         gradient = parameter.grad
         assert gradient is not None
@@ -107,7 +125,7 @@ class Team:
         if self.size == 1:
             return flags
         said = torch.tensor(flags, dtype=torch.uint8, device=self.device)
-        _together(lambda: distributed.broadcast(said, 0))
+        self._broadcast(said)
         return [bool(flag) for flag in said.tolist()]
 
     def from_first(self, make: Callable[[], R]) -> R:
