@@ -29,8 +29,9 @@ from ebmzoo.runtime import keep_freed_memory
 from ebmzoo.samplers import SGLD, Stage
 from ebmzoo.training import Batches
 from ebmzoo_pixel.contrastive import ContrastiveLearning
+from ebmzoo_pixel.igebm import IGEBMEnergy
 from ebmzoo_pixel.memory import ByteReplay
-from ebmzoo_pixel.networks import IGEBMEnergy, VanillaEnergy
+from ebmzoo_pixel.networks import VanillaEnergy
 
 GOAL = 1.15
 """The largest ratio that is wanted."""

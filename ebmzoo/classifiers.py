@@ -40,6 +40,15 @@ class ClassifierEnergy(nn.Module):
         """Returns one logit a class, of shape (B, K)."""
         return self.head(self.body(x))
 
+    @property
+    def classes(self) -> int:
+        """The number K of classes."""
+        return self.head.out_features
+
+    def given(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Returns the energies (B,) of data (B, *) as members of the classes that labels (B,) name."""
+        return -self.logits(x).gather(1, labels[:, None])[:, 0]
+
     def forward(self, x: Tensor) -> Tensor:
         """Returns energies of shape (B,)."""
         return -torch.logsumexp(self.logits(x), 1)

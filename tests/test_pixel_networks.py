@@ -15,13 +15,15 @@ from ebmzoo import config
 from ebmzoo.classifiers import ClassifierEnergy
 from ebmzoo.energies import ConvEnergy, Energy
 from ebmzoo.fields import FieldError
-from ebmzoo_pixel import networks
+from ebmzoo_pixel import igebm, networks
 from ebmzoo_pixel.anatomy import ToyEnergy
-from ebmzoo_pixel.networks import IGEBMEnergy, JEMEnergy, NoNorm, SpectralNorm, VanillaEnergy
+from ebmzoo_pixel.igebm import ConditionalIGEBMEnergy, IGEBMEnergy, NoNorm, SpectralNorm
+from ebmzoo_pixel.networks import JEMEnergy, VanillaEnergy
 
 CONVOLUTIONAL = [
     IGEBMEnergy(4, 1),
     IGEBMEnergy(4, 2, norm=NoNorm()),
+    ConditionalIGEBMEnergy(3, 4, 1),
     VanillaEnergy(4),
     JEMEnergy(10, 1, 3),
 ]
@@ -390,5 +392,6 @@ def test_settings_out_of_range(make, field: str):
 
 def test_every_architecture_is_offered():
     offered = [kind for kinds in config.classes().values() for kind in kinds.values()]
-    written = [kind for kind in vars(networks).values() if dataclasses.is_dataclass(kind)]
-    assert {kind for kind in written if kind.__module__ == networks.__name__} <= set(offered)
+    for module in (igebm, networks):
+        written = [kind for kind in vars(module).values() if dataclasses.is_dataclass(kind)]
+        assert {kind for kind in written if kind.__module__ == module.__name__} <= set(offered)

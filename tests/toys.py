@@ -56,10 +56,12 @@ from ebmzoo_gebm.criteria import DonskerVaradhan, FenchelKALE, PreconditionedPar
 from ebmzoo_gebm.gebm import GEBM, Squashed, WarmUp
 from ebmzoo_gebm.penalties import GradientPenalty, ParameterPenalty
 from ebmzoo_gebm.ratio import DensityRatio, ParameterOffset, TruncatedEnergy
+from ebmzoo_pixel.conditional import Conditional
 from ebmzoo_pixel.contrastive import ContrastiveLearning
 from ebmzoo_pixel.ensemble import Snapshots
+from ebmzoo_pixel.igebm import ConditionalIGEBMEnergy, IGEBMEnergy
 from ebmzoo_pixel.memory import ByteReplay, Fresh, Replay
-from ebmzoo_pixel.networks import IGEBMEnergy, JEMEnergy
+from ebmzoo_pixel.networks import JEMEnergy
 from ebmzoo_pixel.spaces import Unbounded
 from ebmzoo_pixel.terms import Classification, LastStep
 from ebmzoo_tilting.tilting import Tilting
@@ -304,6 +306,17 @@ METHODS = {
         PICTURES,
         3,
         8,
+    ),
+    "Conditional IGEBM": Trained(
+        ContrastiveLearning(
+            ConditionalIGEBMEnergy(2, 4, 1),
+            (Stage(SGLD(1.0, 0.01), 2),),
+            memory=Replay(32),
+            conditioning=Conditional(),
+        ),
+        PICTURES,
+        5,
+        16,
     ),
     "Ensemble of IGEBM": Trained(
         Snapshots(

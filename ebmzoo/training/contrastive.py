@@ -27,8 +27,13 @@ class ContrastiveLearner(Learner):
         self.optimizer, self.l2 = optimizer, l2
 
     @abstractmethod
-    def samples(self, x: Tensor, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns samples of the model for data (B, *), and what there is to say of their chains."""
+    def samples(self, batch: Batch, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns samples of the model for an update's data, and what there is to say of their chains."""
+
+    def energies(self, x: Tensor, batch: Batch) -> Tensor:
+        """Returns the energies (N,) of an update's data, or of its samples, (N, *)."""
+        del batch
+        return self.model.energy(x)
 
     def seen(self, x: Tensor, rng: Generator) -> Tensor:
         """Returns data as the energy is to see them: as they are."""
@@ -43,8 +48,9 @@ class ContrastiveLearner(Learner):
     def step(self, batches: Batches, rng: Generator) -> dict[str, Tensor]:
         """Makes one update of the energy."""
         batch = batches.draw()
-        samples, chains = self.samples(batch.data, rng)
-        data_energy, sample_energy = self.model.energy(self.seen(batch.data, rng)), self.model.energy(samples)
+        samples, chains = self.samples(batch, rng)
+        data_energy = self.energies(self.seen(batch.data, rng), batch)
+        sample_energy = self.energies(samples, batch)
         loss = contrastive(data_energy, sample_energy)
         terms = self.terms(batch, samples, rng)
         held = self.l2 * energy_l2(data_energy, sample_energy)

@@ -19,12 +19,12 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ebmzoo.classifiers import ClassifierEnergy
 from ebmzoo.data import Dataset
 from ebmzoo.fields import FieldError, not_negative
 from ebmzoo.models import Model
 from ebmzoo.recipes import ModelRecipe
 from ebmzoo.store import Recipe, Store, unfinished
+from ebmzoo_pixel.conditional import given
 
 
 @runtime_checkable
@@ -163,14 +163,14 @@ class Joined(nn.Module):
 
 @dataclass(frozen=True)
 class OfClass(ModelRecipe):
-    r"""What an energy of classes says of one class: :math:`E(x) = -f_y(x)`, up to a constant.
+    r"""What an energy of classes says of one class: :math:`E(x, y)`; of a classifier, :math:`-f_y(x)`.
 
     References:
         | Your classifier is secretly an energy based model and you should treat it like one (Grathwohl et
           al., 2020), Section 3
 
     Arguments:
-        model: The model, whose energy is that of a classifier.
+        model: The model, whose energy is one of classes.
         label: The class :math:`y`.
     """
 
@@ -202,23 +202,7 @@ class OfClass(ModelRecipe):
 
     def _one(self, store: Store) -> Model:
         model = store.get(self.model)
-        energy = model.energy
-        if not isinstance(energy, ClassifierEnergy) or self.label >= energy.head.out_features:
-            raise ValueError(f"OfClass needs an energy of more than {self.label} classes, such as JEMEnergy")
-        single = Model(model.prior, model.decoder, OneLogit(energy, self.label), model.chains)
-        return single.requires_grad_(False).eval()
-
-
-class OneLogit(nn.Module):
-    """The energy of :class:`OfClass`."""
-
-    def __init__(self, energy: ClassifierEnergy, label: int):
-        super().__init__()
-        self.energy, self.label = energy, label
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns energies of shape (B,)."""
-        return -self.energy.logits(x)[:, self.label]
+        return given(model, torch.tensor([self.label])).requires_grad_(False).eval()
 
 
 def in_data_space(recipe: Recipe, model: Model) -> None:

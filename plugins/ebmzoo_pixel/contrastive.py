@@ -23,6 +23,7 @@ from ebmzoo.models import Model, frozen
 from ebmzoo.samplers import Schedule, settle_with_report
 from ebmzoo.samplers.kernel import noise_like
 from ebmzoo.training import Adam, Batch, ContrastiveLearner, Learner, Method, Optimizer
+from ebmzoo_pixel.conditional import Conditioning, Unconditional
 from ebmzoo_pixel.memory import Memory, Replay
 from ebmzoo_pixel.spaces import InBox, Space
 from ebmzoo_pixel.terms import Term
@@ -43,6 +44,7 @@ class ContrastiveLearning(Method):
         optimizer: The optimizer of the energy.
         data_noise: The standard deviation of the noise that is added to data before the energy sees them.
         terms: What is added to the loss.
+        conditioning: Whether data and chains belong to classes.
     """
 
     energy: Energy
@@ -55,6 +57,7 @@ class ContrastiveLearning(Method):
     optimizer: Optimizer = Adam(1e-4)
     data_noise: float = added(0.0)
     terms: tuple[Term, ...] = added(())
+    conditioning: Conditioning = added(Unconditional())
 
     def __post_init__(self) -> None:
         positive(self, "chains", "beta")
@@ -86,13 +89,20 @@ class DataChainsLearner(ContrastiveLearner):
             return x
         return torch.add(x, noise_like(x, rng), alpha=self.method.data_noise)
 
+    def energies(self, x: Tensor, batch: Batch) -> Tensor:
+        """Returns the energies (N,) of an update's data, or of its samples, (N, *)."""
+        return self._law(batch, len(x)).energy(x)
+
+    def _law(self, batch: Batch, count: int) -> Model:
+        return self.method.conditioning.law(self.model, batch.labels, count)
+
     @torch.no_grad()
-    def samples(self, x: Tensor, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def samples(self, batch: Batch, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Moves chains on; returns where they end, (chains B, *), and what to say of the last step."""
-        method = self.method
-        position, places = method.memory.begin(self.model, x, method.chains * len(x), rng)
+        method, count = self.method, self.method.chains * len(batch.data)
+        position, places = method.memory.begin(self.model, batch.data, count, rng)
         with frozen(self.model):
-            target = self.model.target(method.beta)
+            target = self._law(batch, count).target(method.beta)
             position, report = settle_with_report(method.schedule, target, position, rng)
         if places is not None:
             method.memory.keep(self.model, places, position)
@@ -100,4 +110,5 @@ class DataChainsLearner(ContrastiveLearner):
 
     def terms(self, batch: Batch, samples: Tensor, rng: Generator) -> dict[str, Tensor]:
         """Returns the terms that are added to the loss, by the names of their classes."""
-        return {type(t).__name__: t.value(self.model, batch, samples, rng) for t in self.method.terms}
+        model = self._law(batch, len(samples))
+        return {type(t).__name__: t.value(model, batch, samples, rng) for t in self.method.terms}

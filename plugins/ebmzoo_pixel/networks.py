@@ -1,21 +1,11 @@
-r"""The networks of energies that are learnt from chains in data space.
+r"""The plain and the wide networks of energies that are learnt from chains in data space.
 
 Each is a map :math:`E` from data to one number, with :math:`\pi(x) \propto e^{-E(x)}`. The network of
 short-run learning is a log-density up to a constant in its paper, :math:`f = -E`; its last layer is linear,
-so that the energy has the same form.
-
-No network normalises batches, so that the energy of a point depends on no other point. IGEBM alone bounds
-weights: each but that of the last layer, as a matrix from all that an output sees to the outputs, is divided
-by its largest singular value,
-
-.. math:: \bar{W} = W / \sigma(W), \qquad \sigma(W) \approx u^T W v,
-
-where one power iteration at each pass in training mode improves :math:`u` and :math:`v`, which are buffers;
-in evaluation mode they stay as they are, and the energy is a fixed function.
+so that the energy has the same form. No network normalises batches, so that the energy of a point depends on
+no other point.
 
 References:
-    | Implicit Generation and Modeling with Energy-Based Models (Du & Mordatch, 2019)
-    | https://arxiv.org/abs/1903.08689
     | Learning Non-Convergent Non-Persistent Short-Run MCMC Toward Energy-Based Model (Nijkamp et al., 2019)
     | https://arxiv.org/abs/1904.09770
     | On the Anatomy of MCMC-Based Maximum Likelihood Learning of Energy-Based Models (Nijkamp et al., 2020)
@@ -28,133 +18,12 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from ebmzoo.blocks import halving_convolutions, image_shape
 from ebmzoo.classifiers import ClassifierEnergy
-from ebmzoo.energies import GlobalSum
 from ebmzoo.fields import FieldError, not_negative, positive
-
-
-@runtime_checkable
-class Norm(Protocol):
-    """What bounds the weights of a layer."""
-
-    def of(self, layer: nn.Module) -> nn.Module:
-        """Returns the layer with its weights bounded."""
-        ...
-
-
-@dataclass(frozen=True)
-class SpectralNorm:
-    """Divides weights by their largest singular value."""
-
-    def of(self, layer: nn.Module) -> nn.Module:
-        """Returns the layer, which has done fifteen power iterations."""
-        return spectral_norm(layer)
-
-
-@dataclass(frozen=True)
-class NoNorm:
-    """Leaves weights as they are."""
-
-    def of(self, layer: nn.Module) -> nn.Module:
-        """Returns the layer."""
-        return layer
-
-
-@dataclass(frozen=True)
-class IGEBMEnergy:
-    """Creates the large residual energy of IGEBM for images of 32×32 pixels, and for others.
-
-    A 3×3 convolution, three stages of residual blocks, a rectifier, the sum over all pixels and a linear map.
-    The stages have ``channels``, twice and four times as many. The first block of each halves the resolution,
-    as in the authors' code: 32 → 16 → 8 → 4, and 28 → 14 → 7 → 3. With its defaults it has 18,588,801
-    parameters for images of three colours.
-
-    In that code biases come before the convolutions of a block, not after, and there is more that is left out
-    here: dropout between the convolutions, a learnt factor for each channel after the second one, and a start
-    of the second one near zero, with a norm that is bounded by one rather than made one. Its variant for
-    classes, where biases and factors depend on the class, is left out as well.
-
-    References:
-        | Implicit Generation and Modeling with Energy-Based Models (Du & Mordatch, 2019)
-        | https://arxiv.org/abs/1903.08689
-        | The authors' code, https://github.com/openai/ebm_code_release, models.py, ResNet32Large
-
-    Arguments:
-        channels: The number of channels of the first stage.
-        blocks: The number of blocks in a stage.
-        slope: The rectifiers' slope for negative inputs; that of the last one, before the sum, is zero.
-        norm: What bounds the weights of every layer but the last.
-    """
-
-    channels: int = 128
-    blocks: int = 3
-    slope: float = 0.2
-    norm: Norm = SpectralNorm()
-
-    def __post_init__(self) -> None:
-        positive(self, "channels", "blocks")
-        not_negative(self, "slope")
-
-    def energy(self, shape: tuple[int, ...]) -> nn.Module:
-        """Returns a network with fresh weights, from images (B, C, H, W) to energies (B,).
-
-        Raises:
-            ValueError: If ``shape`` is not that of an image, or halving leaves nothing of it.
-        """
-        colours, height, width = image_shape(self, shape)
-        if min(height, width) < 8:
-            raise ValueError(
-                f"IGEBMEnergy halves the resolution three times, which leaves nothing of {height}×{width} "
-                "images; their sides should be at least eight"
-            )
-        stem = self.norm.of(nn.Conv2d(colours, self.channels, 3, padding=1, bias=False))
-        layers: list[nn.Module] = [stem, nn.LeakyReLU(self.slope)]
-        previous = self.channels
-        for outputs in (self.channels, 2 * self.channels, 4 * self.channels):
-            for index in range(self.blocks):
-                halve = index == 0
-                layers.append(NormedBlock(previous, outputs, halve, self.slope, self.norm))
-                previous = outputs
-        return nn.Sequential(*layers, nn.ReLU(), GlobalSum(), nn.Linear(previous, 1), nn.Flatten(0))
-
-
-class NormedBlock(nn.Module):
-    r"""Creates a residual block of IGEBM, :math:`h \mapsto \sigma(P(S(h) + C_2 \sigma(C_1 h)))`.
-
-    :math:`C_i` are 3×3 convolutions, :math:`\sigma` leaky rectifiers, and :math:`P` averages 2×2 pixels when
-    the block halves the resolution. :math:`S` is the identity, or a 3×3 convolution without bias where the
-    number of channels changes.
-
-    Arguments:
-        inputs: The number of input channels.
-        outputs: The number of output channels.
-        halve: Whether the resolution is halved, rounding down.
-        slope: The rectifiers' slope for negative inputs.
-        norm: What bounds the weights of the convolutions.
-    """
-
-    def __init__(self, inputs: int, outputs: int, halve: bool, slope: float, norm: Norm):
-        super().__init__()
-        self.residual = nn.Sequential(
-            norm.of(nn.Conv2d(inputs, outputs, 3, padding=1)),
-            nn.LeakyReLU(slope),
-            norm.of(nn.Conv2d(outputs, outputs, 3, padding=1)),
-        )
-        self.skip: nn.Module = nn.Identity()
-        if inputs != outputs:
-            self.skip = norm.of(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False))
-        self.pool = nn.AvgPool2d(2) if halve else nn.Identity()
-        self.rectifier = nn.LeakyReLU(slope)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, inputs, H, W) to (B, outputs, H, W), or to half the height and width."""
-        return self.rectifier(self.pool(self.skip(x) + self.residual(x)))
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,12 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
     from ebmzoo_pixel import (
         anatomy,
         composition,
+        conditional,
         contrastive,
         detection,
         ensemble,
         figures,
+        igebm,
         memory,
         networks,
         outliers,
@@ -28,11 +30,11 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
     return {
         "methods": [contrastive.ContrastiveLearning, ensemble.Snapshots],
         "networks": [
-            *(networks.IGEBMEnergy, networks.VanillaEnergy),
-            networks.JEMEnergy,
+            *(igebm.IGEBMEnergy, igebm.ConditionalIGEBMEnergy),
+            *(networks.VanillaEnergy, networks.JEMEnergy),
             *(anatomy.ToyEnergy, anatomy.ScaledEnergy),
         ],
-        "samplers": [restoration.Inpainting, restoration.FromSaltAndPepper],
+        "samplers": [conditional.ClassChains, restoration.Inpainting, restoration.FromSaltAndPepper],
         "data": [outliers.UniformNoise, outliers.ConstantImages, outliers.Interpolated],
         "metrics": [detection.OutOfDistribution],
         "parts": [
@@ -40,7 +42,8 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             *(spaces.Unbounded, spaces.InBox),
             *(memory.Fresh, memory.FromBatch, memory.Replay, memory.ByteReplay),
             *(terms.Classification, terms.LastStep),
-            *(networks.SpectralNorm, networks.NoNorm),
+            *(conditional.Unconditional, conditional.Conditional),
+            *(igebm.SpectralNorm, igebm.NoNorm),
             *(composition.Composed, composition.OfClass, composition.Product, composition.Mixture),
             *(restoration.LowerHalf, restoration.Middle),
             *(detection.LogDensity, detection.Typicality, detection.GradientNorm),

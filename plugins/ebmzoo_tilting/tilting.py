@@ -22,7 +22,7 @@ from ebmzoo.energies import Energy
 from ebmzoo.fields import not_negative, positive
 from ebmzoo.models import Model, check_makes, frozen
 from ebmzoo.samplers import FromPrior, Schedule, Start, settle_with_report
-from ebmzoo.training import Adam, ContrastiveLearner, Learner, Method, Optimizer
+from ebmzoo.training import Adam, Batch, ContrastiveLearner, Learner, Method, Optimizer
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ class TiltingLearner(ContrastiveLearner):
         self.method = method
 
     @torch.no_grad()
-    def samples(self, x: Tensor, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def samples(self, batch: Batch, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Runs one chain for each datum; returns samples (B, *shape) and what to say of the last step."""
-        position = self.method.start.position(self.model, len(x), rng)
+        position = self.method.start.position(self.model, len(batch.data), rng)
         with frozen(self.model):
             target = self.model.target(self.method.beta)
             position, report = settle_with_report(self.method.schedule, target, position, rng)
