@@ -7,9 +7,10 @@ from ebmzoo.training.divergence import Diverged, FreshNoise, GoBack, Limit, Lowe
 from ebmzoo.training.learner import SGD, Adam, Clipped, Learner, Method, Optimizer, descend
 from ebmzoo.training.log import Log
 from ebmzoo.training.loop import fit
+from ebmzoo.training.processes import gather_team
 from ebmzoo.training.rates import LinearDecay, LinearRise, Milestones, Rates, Scheduled
 from ebmzoo.training.selection import Look, ModelSelection, Referee, Selection
-from ebmzoo.training.team import LostProcess, Team, gather_team
+from ebmzoo.training.team import LostProcess, Team
 
 __all__ = [
     "SGD",
