@@ -34,6 +34,7 @@ from ebmzoo.training import (
     gather_team,
     loop,
 )
+from ebmzoo_ddls.ddls import DDLS
 from ebmzoo_pixel.contrastive import ContrastiveLearning
 from ebmzoo_pixel.memory import Replay
 from ebmzoo_pixel.spaces import Unbounded
@@ -150,6 +151,13 @@ def test_what_all_processes_did_is_counted(tmp_path: Path):
     assert together["updates"] == 4
     # every process evaluates its chains where they begin, and at both steps
     assert together["gradient_evaluations"] == alone["gradient_evaluations"] == 4 * 16 * 3
+
+
+def test_what_a_team_needs_is_made_by_teams_too(tmp_path: Path):
+    base = trained(contrastive(), steps=2)
+    recipe = replace(trained(DDLS(), steps=1), base=base, split="valid")
+    assert Store(tmp_path).get(recipe) is not None
+    assert Store(tmp_path).run(base)["updates"] == 2
 
 
 def test_an_average_and_a_selection_take_part(tmp_path: Path):
