@@ -136,12 +136,13 @@ def _reproduce(
         configured.name, configured.scale, configured.table, tuple(measured.results), configured.overrides
     )
     document = rendering.as_json(outcome)
-    if not as_json:
-        click.echo(rendering.text(outcome))
     with _alone_in(folder):
         name = "table" if len(cells) == len(list(configured.table.flat())) else "selection"
         write(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
         write(folder / f"{name}.txt", rendering.text(outcome) + "\n")
+    if not as_json:
+        click.echo(rendering.text(outcome))
+    with _alone_in(folder):
         drawn = measured.out_of_time or _draw(configured, store, folder, to_stderr=as_json)
     return document, measured.failed or not drawn, measured.out_of_time
 
@@ -154,15 +155,16 @@ def _draw(configured: Configured, store: Store, folder: Path, to_stderr: bool) -
     for figure in configured.table.figures:
         try:
             paths = list(figures.due([figure], store, folder))
-            for path in paths:
-                click.echo(f"figure: {path}", err=to_stderr)
-            if not paths:
-                click.echo(f"figure {figure.name}: not drawn, since not all that it shows is made", err=True)
         except (ValueError, RuntimeError, OSError) as error:
             if debugging():
                 raise
             complain(f"figure {figure.name}: {paragraph(error)}")
             well = False
+            continue
+        for path in paths:
+            click.echo(f"figure: {path}", err=to_stderr)
+        if not paths:
+            click.echo(f"figure {figure.name}: not drawn, since not all that it shows is made", err=True)
     return well
 
 
