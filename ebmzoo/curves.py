@@ -81,7 +81,9 @@ class BudgetCurves(Figure):
             for curve in self.curves:
                 axis.errorbar(*self._points(curve, metric, store), label=curve.label, marker="o", capsize=2)
             axis.set_xscale("symlog", linthresh=1)
-            axis.set_xlabel("evaluations of the energy for one sample")
+            axis.set_xlabel(
+                f"evaluations of the energy for one sample (a gradient is {self.gradient_cost:g})"
+            )
             axis.set_ylabel(metric.label)
         axes[0][0].legend(fontsize=8)
         return canvas

@@ -170,6 +170,9 @@ def test_the_plugin_manager_is_in_config_alone() -> None:
 @pytest.mark.parametrize("module", SOURCES)
 def test_docstrings(module: str) -> None:
     assert ast.get_docstring(tree(module)), f"{module} has no docstring"
+    said = [text for _, node in _public(tree(module), "") if (text := ast.get_docstring(node))]
+    torn = [text for text in said if any(letter < " " and letter != "\n" for letter in text)]
+    assert not torn, f"a formula without r before its quotes: {torn}"
     bare = [name for name, node in _public(tree(module), "") if not ast.get_docstring(node)]
     assert not bare
 

@@ -212,7 +212,7 @@ def test_a_folder_without_the_files(
     assert said.startswith(f"{name(data)} cannot be read from {tmp_path / below}")
     assert f"absent: {', '.join(data.files)}. " in said
     assert "damaged" not in said
-    assert said.endswith(f"ebmzoo data fetch {name(data)}")
+    assert said.endswith(f"ebmzoo data fetch {name(data)} --data {tmp_path / below}")
     assert not list(tmp_path.iterdir())
 
 

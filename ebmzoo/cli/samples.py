@@ -94,7 +94,10 @@ def _recipe(configured: Configured, row: str, column: str, seed: int, count: int
     from ebmzoo.recipes import Samples
 
     cells = list(configured.table.flat())
-    subjects = [cell.score.subject for cell in cells if (cell.row, cell.column) == (row, column)]
+    asked = (row.casefold(), column.casefold())
+    subjects = [
+        cell.score.subject for cell in cells if (cell.row.casefold(), cell.column.casefold()) == asked
+    ]
     if not subjects:
         there = list(dict.fromkeys(f"{cell.row} · {cell.column}" for cell in cells))
         hint = nearest(f"{row} · {column}", there) or f"; there are {', '.join(there)}"

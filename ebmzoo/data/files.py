@@ -48,8 +48,8 @@ class FromFiles(Dataset):
             troubles = [("absent", absent), ("damaged", damaged)]
             stated = "; ".join(f"{trouble}: {', '.join(files)}" for trouble, files in troubles if files)
             raise DataError(
-                f"{name} cannot be read from {root}, the folder that EBMZOO_DATA names; {stated}. To mend "
-                f"that: ebmzoo data fetch {name}"
+                f"{name} cannot be read from {root}, the folder that EBMZOO_DATA or --data names; {stated}. "
+                f"To mend that: ebmzoo data fetch {name} --data {root}"
             )
         return Path(root)
 

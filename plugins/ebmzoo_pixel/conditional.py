@@ -62,11 +62,16 @@ def given(model: Model, labels: Tensor) -> Model:
     Raises:
         ValueError: If its energy is not one of classes, or has not so many.
     """
-    energy = model.energy
-    if not isinstance(energy, EnergyOfClasses) or not int(labels.max()) < energy.classes:
+    energy, last = model.energy, int(labels.max())
+    if not isinstance(energy, EnergyOfClasses):
         raise ValueError(
-            f"what is asked of one class needs an energy of more than {int(labels.max())} classes, such as "
-            f"JEMEnergy or ConditionalIGEBMEnergy, and {type(energy).__name__} is none"
+            "what is asked of a class needs an energy of classes, such as JEMEnergy or "
+            "ConditionalIGEBMEnergy; this model's is of data alone"
+        )
+    if last >= energy.classes:
+        raise ValueError(
+            f"there is no class {last} among the {energy.classes} of this energy, which are counted from 0; "
+            "let it have as many as the data"
         )
     made = Model(model.prior, model.decoder, Given(energy, labels), model.chains)
     made.compiled = model.compiled

@@ -106,12 +106,12 @@ class IGEBMEnergy:
 
 @dataclass(frozen=True)
 class ConditionalIGEBMEnergy:
-    """Creates the energy of IGEBM for images of classes.
+    r"""Creates the energy of IGEBM for images of classes.
 
     As :class:`IGEBMEnergy`, but in every block each class has biases of its own, one for each channel before
     either convolution, and factors of its own after the second one. They begin equal: biases at zero, factors
     at one. As an energy of images alone, it is that of all classes in equal parts,
-    :math:`E(x) = -\\log \frac{1}{K} \\sum_y e^{-E(x, y)}`, up to the classes' unknown constants.
+    :math:`E(x) = -\log \frac{1}{K} \sum_y e^{-E(x, y)}`, up to the classes' unknown constants.
 
     References:
         | Implicit Generation and Modeling with Energy-Based Models (Du & Mordatch, 2019)
