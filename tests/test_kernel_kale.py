@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ebmzoo.fields import FieldError
 from ebmzoo.losses import kale as kale_of_energies
-from ebmzoo_gebm import kernel as kernel_module
+from ebmzoo_gebm import kernel_kale as kernel_module
 from ebmzoo_gebm.divergences import FourGaussians, GaussianPair, ThreeRings, gaussian_kl, witness_curves
-from ebmzoo_gebm.kernel import GaussianKernel, KernelKALE, Measure, Witness, biased_mmd2, difference, sample
+from ebmzoo_gebm.kernel import GaussianKernel, Measure, Witness, biased_mmd2, difference, sample
+from ebmzoo_gebm.kernel_kale import KernelKALE
 
 KERNEL = GaussianKernel(0.8)
 PENALTIES = [1e-3, 1e-1, 10.0, 1e4]

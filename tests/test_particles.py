@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ebmzoo.fields import FieldError
 from ebmzoo_gebm.divergences import FourGaussians, ThreeRings, record
-from ebmzoo_gebm.kernel import GaussianKernel, KernelKALE, biased_mmd2, sample
+from ebmzoo_gebm.kernel import GaussianKernel, biased_mmd2, sample
+from ebmzoo_gebm.kernel_kale import KernelKALE
 from ebmzoo_gebm.particles import (
     ConstantNoise,
     HalvingNoise,

@@ -24,7 +24,8 @@ import torch
 from torch import Generator, Tensor
 
 from ebmzoo.fields import FieldError, positive
-from ebmzoo_gebm.kernel import GaussianKernel, KernelKALE, Measure, biased_mmd2, difference, sample
+from ebmzoo_gebm.kernel import GaussianKernel, Measure, biased_mmd2, difference, sample
+from ebmzoo_gebm.kernel_kale import KernelKALE
 from ebmzoo_gebm.particles import ParticleFlow, trajectory
 
 

@@ -10,7 +10,7 @@ Of a functional :math:`\mathcal{F}(P)` that changes by :math:`\int \varphi \, d\
 For :math:`\mathcal{F} = \mathrm{MMD}^2(P, Q) / 2`, which is :class:`MMDFlow`, :math:`\varphi` is the witness
 :math:`\mathbb{E}_P k(x, \cdot) - \mathbb{E}_Q k(y, \cdot)`. For
 :math:`\mathcal{F} = \mathrm{KALE}_\lambda(P \| Q)`, which is :class:`KALEFlow`, it is
-:math:`(1 + \lambda) f^*`, with the witness :math:`f^*` of ``ebmzoo_gebm.kernel``; as
+:math:`(1 + \lambda) f^*`, with the witness :math:`f^*` of ``ebmzoo_gebm.kernel_kale``; as
 :math:`\lambda \to \infty` this goes to the former.
 
 The noise is *inside* the gradient. It lets a particle feel slopes at a distance of :math:`\beta_t`; but where
@@ -36,7 +36,8 @@ from torch import Generator, Tensor
 
 from ebmzoo.fields import not_negative, positive
 from ebmzoo.samplers.kernel import noise_like
-from ebmzoo_gebm.kernel import GaussianKernel, KernelKALE, Measure, Witness, biased_mmd2, difference, sample
+from ebmzoo_gebm.kernel import GaussianKernel, Measure, Witness, biased_mmd2, difference, sample
+from ebmzoo_gebm.kernel_kale import KernelKALE
 
 
 @runtime_checkable
