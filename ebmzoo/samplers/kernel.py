@@ -80,9 +80,9 @@ class Reparametrised(ABC):
         """Returns the state of chains that are at ``position``, of shape (B, *): that of one evaluation."""
         return State(position, *value_and_grad(target, position))
 
-    @abstractmethod
     def draw_noise(self, position: Tensor, rng: Generator) -> Noise:
-        """Draws all that a step of chains at ``position``, of shape (B, *), leaves to chance."""
+        """Draws all that a step of chains at ``position`` leaves to chance: normal noise, of shape (B, *)."""
+        return (noise_like(position, rng),)
 
     @abstractmethod
     def move(self, state: Any, target: Target, noise: Noise) -> tuple[Any, Info]:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ebmzoo.fields import not_negative, positive
 from ebmzoo.models import Target, value_and_grad
-from ebmzoo.samplers.kernel import Info, Noise, Reparametrised, accepted, noise_like
+from ebmzoo.samplers.kernel import Info, Noise, Reparametrised, accepted
 
 
 class KineticState(NamedTuple):
@@ -35,10 +35,6 @@ class Kinetic(Reparametrised):
     def init(self, position: Tensor, target: Target) -> KineticState:
         """Puts chains at rest at ``position``, of shape (B, *)."""
         return KineticState(position, *value_and_grad(target, position), torch.zeros_like(position))
-
-    def draw_noise(self, position: Tensor, rng: Generator) -> Noise:
-        """Draws the noise of the Ornstein-Uhlenbeck move, of shape (B, *)."""
-        return (noise_like(position, rng),)
 
 
 def _ornstein_uhlenbeck(velocity: Tensor, time: float, friction: float, noise: Tensor) -> Tensor:

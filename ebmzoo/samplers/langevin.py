@@ -10,11 +10,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
 
 from ebmzoo.fields import FieldError, not_negative, positive
 from ebmzoo.models import Target, value_and_grad
-from ebmzoo.samplers.kernel import Info, Noise, Reparametrised, State, accepted, noise_like
+from ebmzoo.samplers.kernel import Info, Noise, Reparametrised, State, accepted
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,6 @@ class Langevin(Reparametrised):
 
     def __post_init__(self) -> None:
         positive(self, "step_size")
-
-    def draw_noise(self, position: Tensor, rng: Generator) -> Noise:
-        r"""Draws :math:`\xi`."""
-        return (noise_like(position, rng),)
 
     def move(self, state: State, target: Target, noise: Noise) -> tuple[State, Info]:
         """Moves every chain once, as the noise says."""
@@ -89,10 +84,6 @@ class SGLD(Reparametrised):
     def temperature(self) -> float:
         """The temperature at which noise and drift match, where there is no clip and no box."""
         return self.noise**2 / (2 * self.gradient)
-
-    def draw_noise(self, position: Tensor, rng: Generator) -> Noise:
-        r"""Draws :math:`\xi`."""
-        return (noise_like(position, rng),)
 
     def move(self, state: State, target: Target, noise: Noise) -> tuple[State, Info]:
         """Moves every chain once, as the noise says."""

@@ -16,9 +16,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Generator, Tensor, nn
 
-from ebmzoo.models import Model, decoded, frozen
-from ebmzoo.samplers import FromPrior, Schedule, Start
-from ebmzoo.samplers.schedule import settle
+from ebmzoo.models import Model
+from ebmzoo.samplers import Chains, FromPrior, Schedule, Start
 
 
 @runtime_checkable
@@ -143,6 +142,4 @@ class ClassChains:
         """
         classes = model.energy.classes if isinstance(model.energy, EnergyOfClasses) else 1
         conditioned = given(model, torch.arange(count, device=rng.device) % classes)
-        with frozen(model):
-            start = self.start.position(model, count, rng)
-            return decoded(model, settle(self.schedule, conditioned.target(self.beta), start, rng))
+        return Chains(self.schedule, self.start, self.beta).draw(conditioned, count, rng)

@@ -207,6 +207,13 @@ class ConditionalNetwork(nn.Module):
         return math.log(self.classes) - torch.logsumexp(-energies, 0)
 
 
+def shortcut(inputs: int, outputs: int, norm: Norm) -> nn.Module:
+    """Returns what goes past the convolutions of a block of IGEBM: itself, where channels stay as many."""
+    if inputs == outputs:
+        return nn.Identity()
+    return norm.of(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False))
+
+
 class ConditionalBlock(nn.Module):
     r"""A residual block of IGEBM for classes.
 
@@ -232,9 +239,7 @@ class ConditionalBlock(nn.Module):
         nn.init.zeros_(self.before_first.weight)
         nn.init.zeros_(self.before_second.weight)
         nn.init.ones_(self.scale.weight)
-        self.skip: nn.Module = nn.Identity()
-        if inputs != outputs:
-            self.skip = norm.of(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False))
+        self.skip = shortcut(inputs, outputs, norm)
         self.pool = nn.AvgPool2d(2) if halve else nn.Identity()
         self.rectifier = nn.LeakyReLU(slope)
 
@@ -269,9 +274,7 @@ class NormedBlock(nn.Module):
             nn.LeakyReLU(slope),
             norm.of(nn.Conv2d(outputs, outputs, 3, padding=1)),
         )
-        self.skip: nn.Module = nn.Identity()
-        if inputs != outputs:
-            self.skip = norm.of(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False))
+        self.skip = shortcut(inputs, outputs, norm)
         self.pool = nn.AvgPool2d(2) if halve else nn.Identity()
         self.rectifier = nn.LeakyReLU(slope)
 
