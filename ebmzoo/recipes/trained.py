@@ -104,7 +104,8 @@ class Trained(ModelRecipe):
             LostProcess: If one of several processes fails.
         """
         for need in self.needs():  # before the team gathers, since each may gather one of its own
-            store.get(need)
+            if store.state(need) != "kept":
+                store.get(need)
         runtime = store.runtime
         others = (_assist, self, store.root, runtime.compiled, folder)
         with gather_team(self.processes, runtime.device, *others) as together:
