@@ -57,6 +57,7 @@ from ebmzoo.samplers import (
 )
 from ebmzoo.samplers.graphs import LONGEST
 from ebmzoo.training import Adam, Batches
+from ebmzoo_pixel.igebm import IGEBMEnergy
 from ebmzoo_tilting.tilting import Tilting
 
 Graphs = list[torch.fx.GraphModule]
@@ -288,6 +289,24 @@ def test_chains_of_images_need_one_graph(graphs: Graphs):
         for _ in range(3):
             u = settle((Stage(Langevin(0.01), 16),), model.target(), u, generator(22))
     assert len(graphs) == 1
+
+
+def test_spectral_norms_in_graphs_are_those_of_single_steps(graphs: Graphs):
+    """One power iteration for a run of chains, however many steps it has."""
+    torch.manual_seed(23)
+    energy = IGEBMEnergy(2, 1).energy((1, 8, 8)).train()
+    ends, norms = [], []
+    for compiled in (False, True):
+        model = Model(Box((1, 8, 8)), nn.Identity(), copy.deepcopy(energy))
+        model.compiled = compiled
+        u = model.prior.draw(3, generator(24))
+        with frozen(model):
+            ends.append(settle((Stage(Langevin(0.01), 9),), model.target(), u, generator(25)))
+        norms.append({key: value for key, value in model.energy.state_dict().items() if "_u" in key})
+        assert all(module.training for module in model.energy.modules())
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*norms)
+    assert graphs
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from torch.nn.utils import parametrize
 
 from ebmzoo.fields import FieldError, positive, within
-from ebmzoo.models import CompiledTarget, Target
+from ebmzoo.models import CompiledTarget, Model, Target
 from ebmzoo.samplers.diagnostics import observe, recording
 from ebmzoo.samplers.graphs import fits_in_a_graph, leaps_in_graphs, steps_in_graphs
 from ebmzoo.samplers.kernel import Info, Kernel, State, chain
@@ -173,7 +173,27 @@ def settle_with_report(
     return state.position, report
 
 
-def deriving_once(target: Target) -> AbstractContextManager[None]:
-    """Returns a context in which parametrised weights are derived once; a graph derives them by itself."""
-    context: AbstractContextManager[None] = parametrize.cached()
-    return nullcontext() if isinstance(target, CompiledTarget) else context
+@contextmanager
+def deriving_once(target: Target) -> Iterator[None]:
+    """Lets parametrised weights stay as they are derived now.
+
+    Outside of graphs they are kept. A graph derives them at each step, and what learns as it does so, such as
+    the vectors of a spectral norm, learns once, before the first: as it does outside of graphs.
+    """
+    if not isinstance(target, CompiledTarget):
+        with parametrize.cached():
+            yield
+        return
+    learning = [module for module in _parametrizations(target.model) if module.training]
+    for module in learning:
+        module()  # derives the weight, and learns
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in learning:
+            module.train()
+
+
+def _parametrizations(model: Model) -> list[parametrize.ParametrizationList]:
+    return [module for module in model.modules() if isinstance(module, parametrize.ParametrizationList)]

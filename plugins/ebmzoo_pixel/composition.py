@@ -146,7 +146,9 @@ class Composed(ModelRecipe):
                     "together; let all parts of Composed be models of one shape"
                 )
         energy = Joined([model.energy for model in models], self.rule)
-        return Model(first.prior, first.decoder, energy, first.chains).requires_grad_(False).eval()
+        joined = Model(first.prior, first.decoder, energy, first.chains)
+        joined.compiled = first.compiled
+        return joined.requires_grad_(False).eval()
 
 
 class Joined(nn.Module):
@@ -202,7 +204,8 @@ class OfClass(ModelRecipe):
 
     def _one(self, store: Store) -> Model:
         model = store.get(self.model)
-        return given(model, torch.tensor([self.label])).requires_grad_(False).eval()
+        label = torch.tensor([self.label], device=model.prior.anchor.device)
+        return given(model, label).requires_grad_(False).eval()
 
 
 def in_data_space(recipe: Recipe, model: Model) -> None:

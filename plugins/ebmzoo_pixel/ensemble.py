@@ -50,6 +50,7 @@ class Snapshots(Method):
         assert isinstance(model.energy, Ensemble)
         energy = copy.deepcopy(model.energy.members[0])
         single = Model(copy.deepcopy(model.prior), copy.deepcopy(model.decoder), energy, model.chains)
+        single.compiled = model.compiled
         return SnapshotsLearner(model, self.method.learner(single), self.every)
 
 
