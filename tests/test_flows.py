@@ -170,6 +170,15 @@ def test_the_first_batch_comes_out_of_a_normalisation_standard() -> None:
     torch.testing.assert_close(resumed.pull(first)[0], out, rtol=0, atol=0)
 
 
+def test_a_normalisation_that_goes_back_before_its_first_batch_begins_again() -> None:
+    layer = ActNorm(3)
+    begun = {name: value.clone() for name, value in layer.state_dict().items()}
+    layer.pull(torch.randn(20, 3))
+    layer.load_state_dict(begun)
+    out, _ = layer.pull(5 + 3 * torch.randn(200, 3))
+    torch.testing.assert_close(out.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+
+
 def test_nothing_is_normalised_in_evaluation() -> None:
     layer = ActNorm(3).eval()
     x = 5 + torch.randn(20, 3)

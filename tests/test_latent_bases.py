@@ -158,8 +158,8 @@ def test_minibatches_go_through_a_map():
 def test_noise_fills_the_gaps_between_values():
     x = torch.tensor([0.0, 0.25, 0.5]).expand(20_000, 3)
     noisy = dequantised(x, 0.25, generator(6))
-    assert bool(((noisy >= x) & (noisy < x + 0.25)).all())
-    assert_normal_scores(4 * (noisy - x))
+    assert bool(((noisy >= x - 0.125) & (noisy < x + 0.125)).all())
+    assert_normal_scores(4 * (noisy - x) + 0.5)
 
 
 @pytest.mark.parametrize("levels", [17, 256])
@@ -168,7 +168,7 @@ def test_a_flat_law_over_all_values_takes_their_logarithm(levels: int):
     width = 2 / (levels - 1)
     metric = BitsPerDimension(width)
     for times, more in ((1, 0.0), (2, 1.0)):
-        flat = Box((1, 8, 8), -1.0, -1.0 + times * levels * width)
+        flat = Box((1, 8, 8), -1.0 - width / 2, -1.0 - width / 2 + times * levels * width)
         model = Model(flat, nn.Identity(), NoEnergy())
         found = metric.value(model, PICTURES, "test", lambda recipe: None, generator(7))
         expected = torch.log2(torch.tensor(float(levels))).item() + more

@@ -84,6 +84,7 @@ class ActNorm(Layer):
         self.log_scale, self.shift = nn.Parameter(torch.zeros(channels)), nn.Parameter(torch.zeros(channels))
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
         self._known_ready = False  # so that the device is asked once, not at every pass
+        self.register_load_state_dict_post_hook(self._forget)
 
     def pull(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scales and shifts."""
@@ -96,6 +97,10 @@ class ActNorm(Layer):
         """Undoes it."""
         log_scale, shift = _like(self.log_scale, u), _like(self.shift, u)
         return u * (-log_scale).exp() - shift, -self.log_scale.sum() * _pixels(u)
+
+    def _forget(self, *unused: object) -> None:
+        """Asks again: the state that was loaded may be of before the first batch."""
+        self._known_ready = False
 
     @torch.no_grad()
     def _prepare(self, x: Tensor) -> None:

@@ -89,10 +89,11 @@ class _Rebased(nn.Module):
 
 
 def dequantised(x: Tensor, width: float, rng: Generator) -> Tensor:
-    r"""Returns :math:`x + w \epsilon` with :math:`\epsilon` uniform on [0, 1), of the shape of x.
+    r"""Returns :math:`x + w \epsilon` with :math:`\epsilon` uniform on [-1/2, 1/2), of the shape of x.
 
     The density of discrete data with such noise bounds their probability:
-    :math:`\mathbb{E} \log p(x + w \epsilon) + d \log w \leq \log P(x)` in :math:`d` dimensions.
+    :math:`\mathbb{E} \log p(x + w \epsilon) + d \log w \leq \log P(x)` in :math:`d` dimensions. Noise on
+    both sides of a value is what rounding a sample to the nearest one undoes.
 
     References:
         | A note on the evaluation of generative models (Theis, van den Oord & Bethge, 2016), Section 3.1
@@ -103,4 +104,4 @@ def dequantised(x: Tensor, width: float, rng: Generator) -> Tensor:
         width: The distance :math:`w` between two values.
         rng: The generator of the noise.
     """
-    return torch.rand(x.shape, generator=rng, device=x.device, dtype=x.dtype).mul_(width).add_(x)
+    return torch.rand(x.shape, generator=rng, device=x.device, dtype=x.dtype).sub_(0.5).mul_(width).add_(x)
