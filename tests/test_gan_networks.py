@@ -216,6 +216,14 @@ def test_the_residual_generator_is_that_of_table_4():
     torch.testing.assert_close(network(z), expected)
 
 
+def test_a_residual_discriminator_that_averages_has_the_mean_for_the_sum():
+    network, _ = built(SNGANResNetEnergy(4), (2, 16, 16))
+    averaging, _ = built(SNGANResNetEnergy(4, averages=True), (2, 16, 16))
+    averaging.load_state_dict({key.replace("5.0", "5"): value for key, value in network.state_dict().items()})
+    x = torch.randn(3, 2, 16, 16)
+    torch.testing.assert_close(averaging.eval()(x) * 4 * 4, network.eval()(x))
+
+
 def test_the_residual_discriminator_is_that_of_table_4():
     """In the authors' order, which averages after the convolution of the second block's shortcut."""
     network, _ = built(SNGANResNetEnergy(4), (2, 16, 16))

@@ -259,6 +259,16 @@ def test_batch_norm_and_spectral_norm_of_what_does_not_learn_stay():
             assert torch.equal(value, before[key]), key
 
 
+def test_going_on_with_an_energy_that_knows_its_base():
+    """It knows the base that learns, not the one that was."""
+    method = GEBM(DensityRatio(RealNVP(2, 8, 1)), RealNVP(2, 8, 1), 2)
+    torch.manual_seed(0)
+    first = method.model((2,), None)
+    second = GEBM().model((2,), first)
+    (known,) = second.energy._base
+    assert known is second.decoder is not first.decoder
+
+
 # Options of the official code
 
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ebmzoo.energies import GlobalSum
-from ebmzoo.fields import positive
+from ebmzoo.fields import added, positive
 from ebmzoo_bases.dcgan import resolutions
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
@@ -164,9 +164,12 @@ class SNGANResNetEnergy:
 
     Arguments:
         channels: The number of channels throughout.
+        averages: Whether the mean over all pixels comes before the linear map, as in code that follows the
+            authors', instead of the sum.
     """
 
     channels: int = 128
+    averages: bool = added(False)
 
     def __post_init__(self) -> None:
         positive(self, "channels")
@@ -184,7 +187,7 @@ class SNGANResNetEnergy:
             CriticBlock(self.channels, self.channels),
             CriticBlock(self.channels, self.channels),
             nn.ReLU(),
-            GlobalSum(),
+            nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) if self.averages else GlobalSum(),
             spectral_norm(_glorot(nn.Linear(self.channels, 1, bias=False))),
             nn.Flatten(0),
         )

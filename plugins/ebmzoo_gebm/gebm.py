@@ -152,29 +152,30 @@ class GEBM(Method):
         Raises:
             ValueError: If base or energy is neither given nor to be built.
         """
-        prior, decoder = self._base(shape, base)
-        return Model(prior, decoder, self._energy(shape, decoder, base))
+        prior, decoder, energy = self._base(shape, base)
+        return Model(prior, decoder, self._energy(shape, decoder, energy))
 
-    def _base(self, shape: tuple[int, ...], base: Model | None) -> tuple[Prior, nn.Module]:
+    def _base(self, shape: tuple[int, ...], base: Model | None) -> tuple[Prior, nn.Module, nn.Module]:
+        """Returns prior, decoder and energy to begin with. An energy that knows its base knows this one."""
         if base is not None:
             check_makes(base, shape, "GEBM")
-            return copy.deepcopy(base.prior), copy.deepcopy(base.decoder)
+            return copy.deepcopy((base.prior, base.decoder, base.energy))
         if self.generator is None or self.latent is None:
             raise ValueError(
                 "GEBM needs a base: bind Trained.base to a trained one, or GEBM.generator and GEBM.latent"
             )
-        return StandardNormal((self.latent,)), self.generator.build(self.latent, shape)
+        return StandardNormal((self.latent,)), self.generator.build(self.latent, shape), NoEnergy()
 
-    def _energy(self, shape: tuple[int, ...], decoder: nn.Module, base: Model | None) -> nn.Module:
+    def _energy(self, shape: tuple[int, ...], decoder: nn.Module, begun: nn.Module) -> nn.Module:
         if isinstance(self.energy, EnergyOverBase):
             return self.energy.over(shape, decoder)
         if self.energy is not None:
             return self.energy.energy(shape)
-        if base is None or isinstance(base.energy, NoEnergy):
+        if isinstance(begun, NoEnergy):
             raise ValueError(
                 "GEBM needs an energy: bind GEBM.energy, or Trained.base to a model that has one"
             )
-        return copy.deepcopy(base.energy)
+        return begun
 
     def learner(self, model: Model) -> Learner:
         """Returns the learner of energy and base."""
