@@ -258,8 +258,24 @@ class Table:
         for source in self.cells:
             yield from source.cells()
 
+    def _sampled(self) -> list[Samples]:
+        return [samples for samples in map(_samples, self.cells) if samples is not None]
+
     def with_seeds(self, seeds: int) -> Table:
-        """Returns the table with another number of seeds in every cell."""
-        cells = tuple(dataclasses.replace(source, seeds=seeds) for source in self.cells)
+        """Returns the table with another number of seeds in every cell.
+
+        Where samples are drawn of fewer models than that, what scores models has no more of them either.
+        """
+        fixed = [s.models for s in self._sampled() if s.models is not None]
+        models = min([seeds, *fixed])
+        cells = tuple(
+            dataclasses.replace(source, seeds=seeds if _samples(source) else models) for source in self.cells
+        )
         figures = tuple(figure.with_seeds(seeds) for figure in self.figures)
         return dataclasses.replace(self, cells=cells, figures=figures)
+
+
+def _samples(source: Cell | Cells) -> Samples | None:
+    """Returns the samples that cells are about, or None if they are about a model."""
+    subject = source.score.subject if isinstance(source, Cell) else source.subject
+    return subject if isinstance(subject, Samples) else None

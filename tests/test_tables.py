@@ -10,6 +10,7 @@ from toys import PLANE
 
 from ebmzoo.fields import FieldError
 from ebmzoo.figures import Comparison
+from ebmzoo.metrics import TrainingCost
 from ebmzoo.recipes import Score
 from ebmzoo.tables import STATUSES, Better, Cell, Cells, Published, Reaches, Table
 
@@ -89,6 +90,12 @@ def test_another_number_of_seeds():
     table = Table("ours", (cell("b"), Cells("a", "toy", SUBJECT, (FD, EMD), seeds=2)))
     assert [each.seeds for each in table.with_seeds(4).flat()] == [4, 4, 4]
     assert table.with_seeds(1).with_seeds(4) == table.with_seeds(4)
+
+
+def test_models_are_no_more_than_samples_are_drawn_of():
+    samples, cost = dataclasses.replace(SUBJECT, models=1), TrainingCost("updates")
+    table = Table("ours", (Cells("a", "toy", samples, (FD,)), Cells("b", "toy", SUBJECT.model, (cost,))))
+    assert [each.seeds for each in table.with_seeds(4).flat()] == [4, 1]
 
 
 def test_claims_say_what_they_are_about():
