@@ -8,7 +8,7 @@ from typing import Any
 from ebmzoo.tables import Cell, Published
 from ebmzoo.verdicts import NOT_ASKED, Choice, Judgement, Outcome, Result
 
-DAGGER = "†"
+DAGGER, DOUBLE_DAGGER = "†", "‡"
 HEADER = (
     "column",
     "metric",
@@ -35,12 +35,16 @@ def number(value: float | None) -> str:
 
 
 def published_text(cell: Cell) -> str:
-    """Returns a published number with its spread; in parentheses with a dagger if nobody verified it."""
+    """Returns a published number with its spread, and a mark if nobody saw it in the paper.
+
+    What was found in no source is in parentheses.
+    """
     published = cell.published
     if published is None:
         return "–"
     text = number(published.value) + ("" if published.std is None else f" ± {number(published.std)}")
-    return f"({text}){DAGGER}" if published.status == "unverified" else text
+    marked = {"unverified": f"({text}){DAGGER}", "secondary": f"{text}{DOUBLE_DAGGER}"}
+    return marked.get(published.status, text)
 
 
 def ours_text(result: Result) -> str:
@@ -102,6 +106,7 @@ def text(outcome: Outcome) -> str:
         )
     if any(r.cell.published and r.cell.published.status == "unverified" for r in results):
         lines.append(f"{DAGGER} quoted from memory by somebody, seen in no source; never compared")
+    lines += _second_hand(results)
     if mixed:
         lines.append("[…] protocol of the score; numbers of different protocols must not be compared")
     for result, verdict in judged:
@@ -124,6 +129,13 @@ def text(outcome: Outcome) -> str:
     if outcome.overrides:
         lines += ["", "differs from the paper scale in", *(f"  {override}" for override in outcome.overrides)]
     return "\n".join(lines)
+
+
+def _second_hand(results: Sequence[Result]) -> list[str]:
+    """Returns where those published numbers are from that nobody saw in the paper."""
+    published = [result.cell.published for result in results]
+    sources = dict.fromkeys(p.source for p in published if p is not None and p.status == "secondary")
+    return [f"{DOUBLE_DAGGER} at second hand: {source}" for source in sources]
 
 
 def together(outcome: Outcome) -> list[tuple[Result, str | None]]:

@@ -68,11 +68,12 @@ digits  FD      VAE            10 ± 0.25          10.5 ± 0.5         0.5  repr
                 VAE + EBM              4         5.25 ± 0.25        1.25  underspecified             –         1        2  score-000000000000 +2
         share   VAE        (0.9 ± 0.05)†          0.5 ± 0.25           –  –               100 ∇E + 1 g         2       12  score-000000000000 +2
                 VAE + EBM              –  0.5 (1 of 3 seeds)           –  –                          –         1        2  score-000000000000
-roll    FD      VAE                    2              failed           –  –                          –         1        –  –
+roll    FD      VAE                   2‡              failed           –  –                          –         1        –  –
 
 ours: mean ± standard deviation over seeds; seconds: all that is behind the cell, when made
 per sample: evaluations of the gradient of E(g(u)), of E(g(u)), and of the decoder g alone
 † quoted from memory by somebody, seen in no source; never compared
+‡ at second hand: Table 1
 underspecified: VAE + EBM · digits: the step size; 0.005 here
 
 claims (ratio, with its 95 % interval over pairs of seeds; or its range over seeds)
