@@ -81,6 +81,8 @@ def test_conditional_igebm_begins_as_igebm_without_biases():
     torch.manual_seed(1)
     conditional = ConditionalIGEBMEnergy(3, 4, 2, norm=NoNorm()).energy((1, 16, 16))
     plain = IGEBMEnergy(4, 2, norm=NoNorm()).energy((1, 16, 16))
+    assert conditional.head[0].negative_slope == 0.2
+    plain[-4] = conditional.head[0]
     with torch.no_grad():
         for name, parameter in plain.named_parameters():
             if "residual" in name and name.endswith("bias"):

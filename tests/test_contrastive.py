@@ -35,10 +35,11 @@ from ebmzoo.training import (
     Scheduled,
     descend,
 )
+from ebmzoo_pixel.conditional import given
 from ebmzoo_pixel.contrastive import ContrastiveLearning
 from ebmzoo_pixel.memory import ByteReplay, Fresh, FromBatch, Replay
-from ebmzoo_pixel.spaces import InBox, Unbounded
-from ebmzoo_pixel.terms import Classification, LastStep
+from ebmzoo_pixel.spaces import FromBox, InBox, Unbounded
+from ebmzoo_pixel.terms import Classification, LastStep, Moved
 
 X = torch.zeros(3, 2)
 
@@ -55,6 +56,12 @@ def test_spaces():
     box = InBox(-2.0, 1.0).prior((2,))
     assert isinstance(box, Box)
     assert (box.low, box.high) == (-2.0, 1.0)
+    left = FromBox(-2.0, 1.0).prior((2,))
+    assert torch.equal(left.draw(5, generator(0)), box.draw(5, generator(0)))
+    far = torch.full((3, 2), 9.0)
+    assert torch.equal(left.log_prob(far), torch.zeros(3))
+    assert torch.equal(left.plus_score(far, far), far)
+    torch.testing.assert_close(left.law().log_prob(torch.zeros(3, 2)), torch.full((3,), -2 * math.log(3)))
 
 
 def test_replay_takes_each_chain_once():
@@ -156,6 +163,8 @@ def test_wrong_settings_are_named():
         lambda: Replay(10, 1.5),
         lambda: ContrastiveLearning(Quadratic(), (), chains=0),
         lambda: ContrastiveLearning(Quadratic(), (), l2=-1.0),
+        lambda: ContrastiveLearning(Quadratic(), (), memory=FromBatch(), data_noise=0.1),
+        lambda: ContrastiveLearning(Quadratic(), (), terms=(LastStep(), LastStep(2.0))),
     ):
         with pytest.raises(FieldError):
             wrong()
@@ -227,11 +236,11 @@ def test_the_classification_term_is_the_cross_entropy():
     batch = Batch(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1]))
     logits = energy.logits(batch.data)
     by_hand = -(logits.log_softmax(1)[0, 0] + logits.log_softmax(1)[1, 1]) / 2
-    torch.testing.assert_close(Classification(3.0).value(made, batch, X, generator(0)), 3 * by_hand)
+    torch.testing.assert_close(Classification(3.0).value(made, batch, Moved(X), generator(0)), 3 * by_hand)
     with pytest.raises(ValueError, match="energy with classes"):
-        Classification().value(model(), batch, X, generator(0))
+        Classification().value(model(), batch, Moved(X), generator(0))
     with pytest.raises(ValueError, match="data with classes"):
-        Classification().value(made, batch._replace(labels=None), X, generator(0))
+        Classification().value(made, batch._replace(labels=None), Moved(X), generator(0))
 
 
 def test_the_last_step_has_the_gradient_of_the_step_alone():
@@ -239,7 +248,7 @@ def test_the_last_step_has_the_gradient_of_the_step_alone():
     -a c x² (1 - c a)."""
     energy = Parabola()
     made = Model(Flat((2,)), nn.Identity(), energy)
-    samples = torch.tensor([[2.0, 0.0]])
+    samples = Moved(torch.tensor([[2.0, 0.0]]))
     value = LastStep(weight=0.5, gradient=0.1, noise=1e-9).value(made, Batch(X, None), samples, generator(0))
     (slope,) = torch.autograd.grad(value, energy.a)
     assert float(value.detach()) == pytest.approx(0.5 * 0.5 * (0.9 * 2) ** 2, abs=1e-6)
@@ -250,7 +259,7 @@ def test_the_entropy_of_the_last_step_is_that_of_its_nearest_neighbours():
     energy = Parabola()
     chains = torch.tensor([[2.0, 1.0], [-7.0, 0.0], [9.0, 9.0]])
     made = Model(Flat((2,)), nn.Identity(), energy, chains)
-    samples = torch.tensor([[2.0, 0.0]])
+    samples = Moved(torch.tensor([[2.0, 0.0]]))
     plain, full = (
         LastStep(0.5, 0.1, 1e-9, entropy, 3).value(made, Batch(X, None), samples, generator(0))
         for entropy in (0.0, 0.3)
@@ -263,8 +272,33 @@ def test_the_entropy_of_the_last_step_is_that_of_its_nearest_neighbours():
 
 def test_the_entropy_needs_chains_that_are_kept():
     made = Model(Flat((2,)), nn.Identity(), Parabola(), torch.zeros(5, 2))
-    with pytest.raises(ValueError, match=r"among 6 kept chains, and 5 are kept; .*LastStep\.entropy be 0"):
-        LastStep(entropy=0.3, neighbours=6).value(made, Batch(X, None), torch.ones(1, 2), generator(0))
+    term, one = LastStep(entropy=0.3, neighbours=5), Batch(X, None)
+    term.value(made, one, Moved(torch.ones(1, 2)), generator(0))
+    with pytest.raises(
+        ValueError, match=r"among 5 .* the 1 of an update 4 are kept; .*LastStep\.entropy be 0"
+    ):
+        term.value(made, one, Moved(torch.ones(1, 2), torch.tensor([2])), generator(0))
+
+
+def test_a_sample_is_no_neighbour_of_itself():
+    chains = torch.tensor([[5.0, 0.0], [2.0, 0.0], [-6.0, 8.0]])
+    made = Model(Flat((2,)), nn.Identity(), Parabola(), chains)
+    moved = Moved(torch.tensor([[2.0, 0.0]]), torch.tensor([1]))  # the last step leads to (1.8, 0)
+    plain, full = (
+        LastStep(0.5, 0.1, 1e-9, entropy, 2).value(made, Batch(X, None), moved, generator(0))
+        for entropy in (0.0, 1.0)
+    )
+    assert float((full - plain).detach()) == pytest.approx(-math.log(5.0 - 1.8), abs=1e-5)
+
+
+def test_the_classification_term_of_a_law_of_classes():
+    energy = ClassifierEnergy(Logits(), 2, 2)
+    batch = Batch(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1]))
+    made = Model(Flat((2,)), nn.Identity(), energy)
+    assert torch.equal(
+        Classification().value(given(made, batch.labels), batch, Moved(X), generator(0)),
+        Classification().value(made, batch, Moved(X), generator(0)),
+    )
 
 
 def test_terms_are_added_to_the_loss_and_reported():

@@ -120,6 +120,38 @@ class Flat(Prior):
         return Normal(self.shape, self.scale).to(self.anchor)
 
 
+class FlatFromBox(Prior):
+    r""":math:`\rho = 1` everywhere, with points that are drawn from a box.
+
+    Chains that begin in the box may leave it: :class:`Flat`, but for where they begin.
+
+    Arguments:
+        shape: The shape of one point.
+        low: The lower bound of every coordinate of the points that are drawn.
+        high: The upper bound.
+    """
+
+    def __init__(self, shape: Sequence[int], low: float = -1.0, high: float = 1.0):
+        super().__init__(shape)
+        self.box = Box(shape, low, high)
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        """Returns zeros, of shape (B,)."""
+        return u.new_zeros(len(u))
+
+    def plus_score(self, gradient: Tensor, u: Tensor) -> Tensor:
+        """Returns ``gradient``."""
+        return gradient
+
+    def draw(self, count: int, rng: Generator) -> Tensor:
+        """Returns ``count`` independent points to begin at, of shape (count, *shape)."""
+        return self.box.draw(count, rng)
+
+    def law(self) -> Prior:
+        """Returns the uniform distribution on the box."""
+        return self.box
+
+
 class Box(Prior):
     r"""Flat on the box :math:`[l, h]^d`, normalised there; :math:`-\infty` outside.
 

@@ -18,15 +18,15 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebmzoo.energies import Energy
-from ebmzoo.fields import added, not_negative, positive
+from ebmzoo.fields import FieldError, added, not_negative, positive
 from ebmzoo.models import Model, frozen
 from ebmzoo.samplers import Schedule, settle_with_report
 from ebmzoo.samplers.kernel import noise_like
 from ebmzoo.training import Adam, Batch, ContrastiveLearner, Learner, Method, Optimizer
 from ebmzoo_pixel.conditional import Conditioning, Unconditional
-from ebmzoo_pixel.memory import Memory, Replay
+from ebmzoo_pixel.memory import FromBatch, Memory, Replay
 from ebmzoo_pixel.spaces import InBox, Space
-from ebmzoo_pixel.terms import Term
+from ebmzoo_pixel.terms import Moved, Term
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class ContrastiveLearning(Method):
         l2: The coefficient of the energies' squares.
         beta: The inverse temperature :math:`\beta` of the energy in the chains.
         optimizer: The optimizer of the energy.
-        data_noise: The standard deviation of the noise that is added to data before the energy sees them.
-        terms: What is added to the loss.
+        data_noise: The standard deviation of the noise that is added to data before the energy sees them;
+            zero where chains begin at data, which would be others than it sees.
+        terms: What is added to the loss, no two of one class.
         conditioning: Whether data and chains belong to classes.
     """
 
@@ -62,6 +63,10 @@ class ContrastiveLearning(Method):
     def __post_init__(self) -> None:
         positive(self, "chains", "beta")
         not_negative(self, "l2", "data_noise")
+        if self.data_noise and isinstance(self.memory, FromBatch):
+            raise FieldError(self, "data_noise", "zero where chains begin at data")
+        if len({type(term) for term in self.terms}) < len(self.terms):
+            raise FieldError(self, "terms", "terms of different classes")
 
     def model(self, shape: tuple[int, ...], base: Model | None) -> Model:
         """Builds a fresh energy over the space, with the chains that are kept."""
@@ -82,6 +87,7 @@ class DataChainsLearner(ContrastiveLearner):
     def __init__(self, model: Model, method: ContrastiveLearning):
         super().__init__(model, method.optimizer.over(model.energy.parameters()), method.l2)
         self.method = method
+        self.places: Tensor | None = None  # of the kept chains that an update has moved
 
     def seen(self, x: Tensor, rng: Generator) -> Tensor:
         """Returns data with the noise that is added to them."""
@@ -100,15 +106,16 @@ class DataChainsLearner(ContrastiveLearner):
     def samples(self, batch: Batch, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Moves chains on; returns where they end, (chains B, *), and what to say of the last step."""
         method, count = self.method, self.method.chains * len(batch.data)
-        position, places = method.memory.begin(self.model, batch.data, count, rng)
+        position, self.places = method.memory.begin(self.model, batch.data, count, rng)
         with frozen(self.model):
             target = self._law(batch, count).target(method.beta)
             position, report = settle_with_report(method.schedule, target, position, rng)
-        if places is not None:
-            method.memory.keep(self.model, places, position)
+        if self.places is not None:
+            method.memory.keep(self.model, self.places, position)
         return position, report
 
     def terms(self, batch: Batch, samples: Tensor, rng: Generator) -> dict[str, Tensor]:
         """Returns the terms that are added to the loss, by the names of their classes."""
         model = self._law(batch, len(samples))
-        return {type(t).__name__: t.value(model, batch, samples, rng) for t in self.method.terms}
+        moved = Moved(samples, self.places)
+        return {type(t).__name__: t.value(model, batch, moved, rng) for t in self.method.terms}

@@ -101,7 +101,7 @@ class IGEBMEnergy:
             NormedBlock(inputs, outputs, halve, self.slope, self.norm)
             for inputs, outputs, halve in igebm_stages(self.channels, self.blocks)
         ]
-        return nn.Sequential(*stem, *blocks, *igebm_head(4 * self.channels))
+        return nn.Sequential(*stem, *blocks, *igebm_head(4 * self.channels, nn.ReLU()))
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class ConditionalIGEBMEnergy:
         classes: The number K of classes.
         channels: The number of channels of the first stage.
         blocks: The number of blocks in a stage.
-        slope: The rectifiers' slope for negative inputs; that of the last one, before the sum, is zero.
+        slope: The rectifiers' slope for negative inputs, the last one's too.
         norm: What bounds the weights of every layer but the last.
     """
 
@@ -147,7 +147,8 @@ class ConditionalIGEBMEnergy:
             ConditionalBlock(inputs, outputs, halve, self.slope, self.norm, self.classes)
             for inputs, outputs, halve in igebm_stages(self.channels, self.blocks)
         ]
-        return ConditionalNetwork(nn.Sequential(*stem), blocks, nn.Sequential(*igebm_head(4 * self.channels)))
+        head = igebm_head(4 * self.channels, nn.LeakyReLU(self.slope))
+        return ConditionalNetwork(nn.Sequential(*stem), blocks, nn.Sequential(*head))
 
 
 def igebm_stem(
@@ -174,9 +175,9 @@ def igebm_stages(channels: int, blocks: int) -> list[tuple[int, int, bool]]:
     return [(before, width, index % blocks == 0) for index, (before, width) in enumerate(pairs)]
 
 
-def igebm_head(channels: int) -> list[nn.Module]:
-    """Returns what comes after the blocks of IGEBM."""
-    return [nn.ReLU(), GlobalSum(), nn.Linear(channels, 1), nn.Flatten(0)]
+def igebm_head(channels: int, rectifier: nn.Module) -> list[nn.Module]:
+    """Returns what comes after the blocks of IGEBM, with its rectifier."""
+    return [rectifier, GlobalSum(), nn.Linear(channels, 1), nn.Flatten(0)]
 
 
 class ConditionalNetwork(nn.Module):

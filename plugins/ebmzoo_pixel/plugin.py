@@ -39,7 +39,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
         "metrics": [detection.OutOfDistribution],
         "parts": [
             figures.DensityMaps,
-            *(spaces.Unbounded, spaces.InBox),
+            *(spaces.Unbounded, spaces.InBox, spaces.FromBox),
             *(memory.Fresh, memory.FromBatch, memory.Replay, memory.ByteReplay),
             *(terms.Classification, terms.LastStep),
             *(conditional.Unconditional, conditional.Conditional),

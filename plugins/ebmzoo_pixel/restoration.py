@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from ebmzoo.blocks import image_shape
 from ebmzoo.data import Dataset
 from ebmzoo.fields import FieldError, within
-from ebmzoo.models import Box, Flat, Model, Prior, frozen
+from ebmzoo.models import Box, Flat, FlatFromBox, Model, Prior, frozen
 from ebmzoo.samplers import FromData, Schedule, settle
 
 
@@ -77,7 +77,7 @@ class Inpainting:
         data: Where the rest of the images is from.
         region: What is painted.
         schedule: The kernels and their numbers of steps.
-        split: The split of the data. Samples are of its images from the first on, over and over.
+        split: The split of the data. What is drawn at once is of its images from the first on, over and over.
         beta: The inverse temperature :math:`\beta` of the energy.
     """
 
@@ -141,6 +141,8 @@ def _over(prior: Prior, size: int) -> Prior:
     """Returns the prior of so many coordinates."""
     if isinstance(prior, Box):
         return Box((size,), prior.low, prior.high)
+    if isinstance(prior, FlatFromBox):
+        return FlatFromBox((size,), prior.box.low, prior.box.high)
     if isinstance(prior, Flat):
         return Flat((size,), prior.scale)
     raise ValueError("Inpainting needs a model of data themselves, in a box or everywhere, not of latents")

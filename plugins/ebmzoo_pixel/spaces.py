@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ebmzoo.fields import FieldError, positive
-from ebmzoo.models import Box, Flat, Prior
+from ebmzoo.models import Box, Flat, FlatFromBox, Prior
 
 
 @runtime_checkable
@@ -55,3 +55,17 @@ class InBox:
     def prior(self, shape: tuple[int, ...]) -> Prior:
         """Returns the prior."""
         return Box(shape, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class FromBox(InBox):
+    """Everywhere; fresh chains begin uniformly in a box, and may leave it.
+
+    Arguments:
+        low: The lower bound of every coordinate of where they begin.
+        high: The upper bound.
+    """
+
+    def prior(self, shape: tuple[int, ...]) -> Prior:
+        """Returns the prior."""
+        return FlatFromBox(shape, self.low, self.high)

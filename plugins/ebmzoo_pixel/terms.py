@@ -3,7 +3,7 @@ r"""What is added to the contrastive loss."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor, nn
@@ -14,19 +14,32 @@ from ebmzoo.fields import added, not_negative, positive
 from ebmzoo.models import Model, as_points
 from ebmzoo.samplers.kernel import noise_like
 from ebmzoo.training import Batch
+from ebmzoo_pixel.conditional import Given
+
+
+class Moved(NamedTuple):
+    """The chains that an update moved.
+
+    Arguments:
+        ends: Where they ended, of shape (N, *).
+        places: Which of the model's kept chains they are, of shape (N,), or None.
+    """
+
+    ends: Tensor
+    places: Tensor | None = None
 
 
 @runtime_checkable
 class Term(Protocol):
     """A term of the loss of an energy."""
 
-    def value(self, model: Model, batch: Batch, samples: Tensor, rng: Generator) -> Tensor:
+    def value(self, model: Model, batch: Batch, moved: Moved, rng: Generator) -> Tensor:
         """Returns the term, of shape (), with its graph.
 
         Arguments:
             model: The model.
             batch: The data of the update, as they are.
-            samples: Where the chains of the update ended, of shape (N, *).
+            moved: The chains of the update.
             rng: The generator of all that is random.
         """
         ...
@@ -55,17 +68,18 @@ class Classification:
     def __post_init__(self) -> None:
         positive(self, "weight")
 
-    def value(self, model: Model, batch: Batch, samples: Tensor, rng: Generator) -> Tensor:
+    def value(self, model: Model, batch: Batch, moved: Moved, rng: Generator) -> Tensor:
         """Returns the cross-entropy.
 
         Raises:
             ValueError: If the energy is no classifier, or the data have no classes.
         """
-        if not isinstance(model.energy, ClassifierEnergy) or batch.labels is None:
+        energy = model.energy.energy if isinstance(model.energy, Given) else model.energy
+        if not isinstance(energy, ClassifierEnergy) or batch.labels is None:
             raise ValueError(
                 "Classification needs an energy with classes, such as JEMEnergy, and data with classes"
             )
-        return self.weight * nn.functional.cross_entropy(model.energy.logits(batch.data), batch.labels)
+        return self.weight * nn.functional.cross_entropy(energy.logits(batch.data), batch.labels)
 
 
 @dataclass(frozen=True)
@@ -79,8 +93,8 @@ class LastStep:
 
     One more step is taken from where each chain ended, and only through it the parameters :math:`\theta` are
     moved; in :math:`E_{\bar\theta}` they are held still. The second term is the entropy of the samples up to
-    a constant, estimated from nearest neighbours among kept chains :math:`y`; in :math:`d` dimensions its
-    weight would be :math:`\lambda d`, and the code has 0.3.
+    a constant, estimated from nearest neighbours among other kept chains :math:`y`; in :math:`d` dimensions
+    its weight would be :math:`\lambda d`, and the code has 0.3.
 
     References:
         | Improved Contrastive Divergence Training of Energy Based Models (Du et al., 2021), Section 3
@@ -107,31 +121,38 @@ class LastStep:
         positive(self, "weight", "gradient", "noise", "neighbours")
         not_negative(self, "entropy")
 
-    def value(self, model: Model, batch: Batch, samples: Tensor, rng: Generator) -> Tensor:
+    def value(self, model: Model, batch: Batch, moved: Moved, rng: Generator) -> Tensor:
         """Returns the mean energy after one more step, less the weighted entropy.
 
         Raises:
             ValueError: If there is an entropy to estimate and the model keeps no chains, or too few.
         """
-        x = samples.detach().requires_grad_()
+        x = moved.ends.detach().requires_grad_()
         (slope,) = torch.autograd.grad(model.energy(x).sum(), x, create_graph=True)
-        moved = x.detach() - self.gradient * slope + self.noise * noise_like(samples, rng)
+        last = x.detach() - self.gradient * slope + self.noise * noise_like(x, rng)
         still = {name: parameter.detach() for name, parameter in model.energy.named_parameters()}
-        value = self.weight * functional_call(model.energy, still, (moved,)).mean()
+        value = self.weight * functional_call(model.energy, still, (last,)).mean()
         if self.entropy:
-            value = value - self.entropy * log_distances(moved, self._others(model, rng)).mean()
+            value = value - self.entropy * log_distances(last, self._others(model, moved.places, rng)).mean()
         return value
 
-    def _others(self, model: Model, rng: Generator) -> Tensor:
-        """Returns kept chains, of shape (neighbours, *), as points."""
-        if model.chains is None or len(model.chains) < self.neighbours:
-            kept = 0 if model.chains is None else len(model.chains)
+    def _others(self, model: Model, places: Tensor | None, rng: Generator) -> Tensor:
+        """Returns kept chains in other places, of shape (neighbours, *), as points.
+
+        A sample's own kept copy is no neighbour: it lies a last step away, whatever the law.
+        """
+        own = 0 if places is None else len(places)
+        others = 0 if model.chains is None else len(model.chains) - own
+        if model.chains is None or others < self.neighbours:
             raise ValueError(
-                f"LastStep seeks neighbours among {self.neighbours} kept chains, and {kept} are kept; "
-                "give the method a Replay memory of that capacity, or let LastStep.entropy be 0"
+                f"LastStep seeks neighbours among {self.neighbours} kept chains, and besides the {own} of an "
+                f"update {others} are kept; give the method a Replay memory of {own + self.neighbours} or "
+                "more, or let LastStep.entropy be 0"
             )
-        order = torch.randperm(len(model.chains), generator=rng, device=model.chains.device)
-        return as_points(model.chains[order[: self.neighbours]], model.prior, rng)
+        order = torch.rand(len(model.chains), generator=rng, device=model.chains.device)
+        if places is not None:
+            order[places] = 1.0  # above all that is drawn, hence last
+        return as_points(model.chains[order.argsort()[: self.neighbours]], model.prior, rng)
 
 
 def log_distances(points: Tensor, others: Tensor) -> Tensor:
