@@ -259,6 +259,19 @@ def test_batch_norm_and_spectral_norm_of_what_does_not_learn_stay():
             assert torch.equal(value, before[key]), key
 
 
+@pytest.mark.parametrize(("evaluating", "batches"), [(True, 1), (False, 1 + 3 + 1)])
+def test_batch_norm_of_the_base_sees_the_samples_that_it_learns_from(evaluating: bool, batches: int):
+    """And, where nothing is in evaluation mode, those of three updates of the energy and the beginning's."""
+    decoder = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    base = Model(StandardNormal((2,)), decoder, MLPEnergy(4, 1).energy((2,)))
+    method = GEBM(energy_steps=3, initial_samples=50, evaluating=evaluating)
+    model = method.model((2,), base)
+    data = torch.randn(64, 2, generator=generator(0))
+    method.learner(model).step(Batches(data, None, 16, generator(1)), generator(2))
+    assert int(model.decoder[1].num_batches_tracked) == batches
+    assert all(module.training for module in model.decoder.modules())
+
+
 def test_going_on_with_an_energy_that_knows_its_base():
     """It knows the base that learns, not the one that was."""
     method = GEBM(DensityRatio(RealNVP(2, 8, 1)), RealNVP(2, 8, 1), 2)

@@ -100,8 +100,8 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """Puts all of a model in evaluation mode, and each of its parts back into its own mode at the end."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts a model, or a part of one, in evaluation mode, and each module back into its own at the end."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

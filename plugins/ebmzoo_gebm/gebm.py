@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -23,9 +24,9 @@ from torch import Generator as RandomGenerator
 from torch import Tensor, nn
 
 from ebmzoo.energies import Energy
-from ebmzoo.fields import FieldError, not_negative, positive
+from ebmzoo.fields import FieldError, added, not_negative, positive
 from ebmzoo.generators import Generator
-from ebmzoo.models import Model, NoEnergy, Prior, StandardNormal, check_makes, chunk_sizes, frozen
+from ebmzoo.models import Model, NoEnergy, Prior, StandardNormal, check_makes, chunk_sizes, evaluating, frozen
 from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend
 from ebmzoo.training.learner import Part
 from ebmzoo_gebm.criteria import Criterion, FenchelKALE
@@ -122,6 +123,8 @@ class GEBM(Method):
         gradients: What is done to the energy's gradients.
         energy_optimizer: The optimizer of the energy and of the log-partition.
         base_optimizer: The optimizer of the base.
+        evaluating: Whether either part is in evaluation mode while the other learns, as in the official code,
+            so that batch normalisation goes by what it has gathered and not by the batch.
     """
 
     energy: Energy | EnergyOverBase | None = None
@@ -137,6 +140,7 @@ class GEBM(Method):
     gradients: GradientMap = Plain()
     energy_optimizer: Optimizer = Adam(1e-4, 0.5, 0.999)
     base_optimizer: Optimizer = Adam(1e-4, 0.5, 0.999)
+    evaluating: bool = added(False)
 
     def __post_init__(self) -> None:
         not_negative(self, "energy_steps", "base_steps")
@@ -225,15 +229,19 @@ class GEBMLearner(Learner):
     def _begin(self, rng: RandomGenerator) -> None:
         """Sets the amortised log-partition from samples of the base."""
         counts = chunk_sizes(self.method.initial_samples, 1000)
-        energies = [self.model.energy(self._samples(count, rng)) for count in counts]
+        with self._still(self.model):
+            energies = [self.model.energy(self._samples(count, rng)) for count in counts]
         self.log_z.copy_(log_mean_exp(-torch.cat(energies)))
+
+    def _still(self, part: nn.Module) -> AbstractContextManager[None]:
+        return evaluating(part) if self.method.evaluating else nullcontext()
 
     def _samples(self, count: int, rng: RandomGenerator) -> Tensor:
         return self.model.decoder(self.model.prior.draw(count, rng))
 
     def _update_energy(self, x: Tensor, rng: RandomGenerator) -> dict[str, Tensor]:
         energy, method = self.model.energy, self.method
-        with frozen(self.model.decoder):
+        with frozen(self.model.decoder), self._still(self.model.decoder):
             data_energy = energy(x)
             latents = self.model.prior.draw(method.samples_per_datum * len(x), rng)
             samples, sample_energy = decoded_with_energies(self.model.decoder, energy, latents)
@@ -263,7 +271,7 @@ class GEBMLearner(Learner):
 
     def _update_base(self, count: int, rng: RandomGenerator) -> dict[str, Tensor]:
         samples = self._samples(count, rng)
-        with frozen(self.model.energy):
+        with frozen(self.model.energy), self._still(self.model.energy):
             energies, slopes = value_and_slope(self.model.energy, samples)
         norm = descend(self.base_optimizer, base_surrogate(samples, energies, slopes))
         return {
