@@ -19,6 +19,7 @@ from ebmzoo.energies import MLPEnergy
 from ebmzoo.fields import FieldError
 from ebmzoo.models import Flat, Model, StandardNormal
 from ebmzoo.recipes import Samples, Score, Trained
+from ebmzoo.runtime import Runtime
 from ebmzoo.samplers import MALA, SGLD, Chains, Direct, Langevin, Stage
 from ebmzoo.store import Store
 from ebmzoo.training import Learner, Method
@@ -80,6 +81,16 @@ def test_the_product_of_two_laws_is_their_intersection(tmp_path: Path):
     tolerance = 5 * std / math.sqrt(len(drawn))
     assert drawn.mean(0).tolist() == pytest.approx([mean, -mean], abs=tolerance)
     assert drawn.std(0).tolist() == pytest.approx([std, std], rel=0.06)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_is_put_together_is_compiled_if_that_is_asked_for(compiled: bool, tmp_path: Path):
+    store = Store(tmp_path, Runtime(compiled=compiled))
+    assert store.get(Composed((WIDE, TALL), Product(), Blob())).compiled is compiled
+    method = Snapshots(LEARNING, every=1, count=2)
+    model = method.model((2,), None)
+    model.compiled = compiled
+    assert method.learner(model).learner.model.compiled is compiled
 
 
 def test_energies_are_joined_by_hand():
