@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gin import config_parser
-
 from ebmzoo.config.errors import ConfigError, nearest
-from ebmzoo.config.parsing import Where, parse
+from ebmzoo.config.parsing import BindingStatement, ImportStatement, IncludeStatement, Where, parse
 from ebmzoo.config.registry import broken
 from ebmzoo.config.sources import included, read, shown
 from ebmzoo.hookspecs import KINDS
@@ -81,9 +79,9 @@ class Reader:
         layer: Layer = {}
         for statement in self._parsed(read(path), source):
             where = Where(source, statement.location.line_num)
-            if isinstance(statement, config_parser.IncludeStatement):
+            if isinstance(statement, IncludeStatement):
                 new = self._include(statement.filename, where, (*above, path))
-            elif isinstance(statement, config_parser.BindingStatement):
+            elif isinstance(statement, BindingStatement):
                 binding = self._binding(statement, where, shared=bool(above))
                 new = {binding.key: binding}
             else:
@@ -101,7 +99,7 @@ class Reader:
         """
         where = Where(f"--set {text!r}")
         statements = self._parsed(text, where.source, lines=False)
-        if len(statements) != 1 or not isinstance(statements[0], config_parser.BindingStatement):
+        if len(statements) != 1 or not isinstance(statements[0], BindingStatement):
             raise ConfigError(f"{where} is not one binding; write --set 'scope/Class.field=value'.")
         binding = self._binding(statements[0], where)
         return {binding.key: binding}
@@ -123,7 +121,7 @@ class Reader:
         return Binding(Key(scope, owner, field), statement.value, where, shared)
 
     def _check_other(self, statement: Any, where: Where) -> None:
-        if isinstance(statement, config_parser.ImportStatement):
+        if isinstance(statement, ImportStatement):
             raise ConfigError(
                 f"Cannot do {statement.format()!r} ({where}): gin files import nothing; plugins come through "
                 "entry points only. Remove the line."

@@ -16,6 +16,10 @@ from gin import config_parser
 
 from ebmzoo.config.errors import ConfigError
 
+BindingStatement = config_parser.BindingStatement
+ImportStatement = config_parser.ImportStatement
+IncludeStatement = config_parser.IncludeStatement
+
 
 @dataclass(frozen=True)
 class Where:
