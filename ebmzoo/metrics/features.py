@@ -11,13 +11,13 @@ import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ebmzoo.data.dataset import Dataset, check_split
 from ebmzoo.metrics import extraction
@@ -73,7 +73,7 @@ class ClassifierFeatures(Extractor):
 
     def identity(self, get: Get) -> str:
         """Returns the digest of the weights."""
-        return fingerprint(get(self.classifier).energy)
+        return fingerprint(get(self.classifier).energy.state_dict())
 
     def features(self, images: Tensor, get: Get) -> dict[str, Tensor]:
         """Returns the features.
@@ -260,10 +260,10 @@ def check_images(samples: Tensor, data: Dataset) -> None:
         raise ValueError(f"samples are {tuple(samples.shape[1:])}, but the data are {data.shape}")
 
 
-def fingerprint(network: nn.Module) -> str:
-    """Returns the SHA-256 of a network's weights and buffers."""
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Returns the SHA-256 of tensors and their names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

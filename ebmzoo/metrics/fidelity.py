@@ -17,7 +17,15 @@ from torch import Generator, Tensor
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
 from ebmzoo.metrics.extraction import frechet_distance, kernel_distance, precision_and_recall
-from ebmzoo.metrics.features import ClassifierFeatures, Compared, DataFeatures, Extractor, Get, compared
+from ebmzoo.metrics.features import (
+    ClassifierFeatures,
+    Compared,
+    DataFeatures,
+    Extractor,
+    Get,
+    compared,
+    fingerprint,
+)
 from ebmzoo.metrics.metric import Metric, drawn_seed
 from ebmzoo.store import Recipe
 
@@ -196,7 +204,7 @@ class Precision(Neighbourhoods):
 
     def share(self, samples: Tensor, data: Tensor) -> float:
         """Returns the share, from 0 to 1."""
-        return precision_and_recall(samples, data, self.neighbours)[0]
+        return _precision_and_recall(samples, data, self.neighbours)[0]
 
 
 @dataclass(frozen=True)
@@ -215,7 +223,7 @@ class Recall(Neighbourhoods):
 
     def share(self, samples: Tensor, data: Tensor) -> float:
         """Returns the share, from 0 to 1."""
-        return precision_and_recall(samples, data, self.neighbours)[1]
+        return _precision_and_recall(samples, data, self.neighbours)[1]
 
 
 @dataclass(frozen=True)
@@ -268,6 +276,18 @@ class Coverage(Neighbourhoods):
         """Returns the share, from 0 to 1."""
         covered = sum(int(near.any(1).sum()) for near in _near(samples, data, self.neighbours))
         return covered / len(data)
+
+
+def _precision_and_recall(samples: Tensor, data: Tensor, neighbours: int) -> tuple[float, float]:
+    """Returns both, worked out together and remembered for the metric that asks for the other."""
+    key = (fingerprint({"samples": samples, "data": data}), neighbours)
+    if key not in _remembered:
+        _remembered.clear()
+        _remembered[key] = precision_and_recall(samples, data, neighbours)
+    return _remembered[key]
+
+
+_remembered: dict[tuple[str, int], tuple[float, float]] = {}
 
 
 def _near(samples: Tensor, data: Tensor, neighbours: int, chunk: int = 1000) -> Iterator[Tensor]:
