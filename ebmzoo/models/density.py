@@ -73,9 +73,7 @@ def rebased(model: Model, prior: Prior) -> Model:
     """
     if prior is model.prior:
         return model
-    other = Model(prior, nn.Identity(), _Rebased(model, prior))
-    other.compiled = model.compiled
-    return other
+    return model.remade(prior, nn.Identity(), _Rebased(model, prior))
 
 
 class _Rebased(nn.Module):

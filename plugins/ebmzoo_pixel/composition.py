@@ -146,8 +146,7 @@ class Composed(ModelRecipe):
                     "together; let all parts of Composed be models of one shape"
                 )
         energy = Joined([model.energy for model in models], self.rule)
-        joined = Model(first.prior, first.decoder, energy, first.chains)
-        joined.compiled = first.compiled
+        joined = first.remade(first.prior, first.decoder, energy, first.chains)
         return joined.requires_grad_(False).eval()
 
 

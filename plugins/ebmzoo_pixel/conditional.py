@@ -72,9 +72,7 @@ def given(model: Model, labels: Tensor) -> Model:
             f"there is no class {last} among the {energy.classes} of this energy, which are counted from 0; "
             "let it have as many as the data"
         )
-    made = Model(model.prior, model.decoder, Given(energy, labels), model.chains)
-    made.compiled = model.compiled
-    return made
+    return model.remade(model.prior, model.decoder, Given(energy, labels), model.chains)
 
 
 @runtime_checkable

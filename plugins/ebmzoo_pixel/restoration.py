@@ -107,9 +107,7 @@ class Inpainting:
         if not len(places):
             raise ValueError(f"{self.region!r} has no pixel of images of shape {tuple(images.shape[1:])}")
         prior = _over(model.prior, len(places)).to(images)
-        painted = Model(prior, Completion(images, places), model.energy).eval()
-        painted.compiled = model.compiled
-        return painted
+        return model.remade(prior, Completion(images, places), model.energy).eval()
 
     def _images(self, model: Model, count: int, rng: Generator) -> Tensor:
         images = self.data.load(self.split)
