@@ -44,7 +44,7 @@ from torch import Generator, Tensor, nn
 
 from ebmzoo.energies import ConvEnergy, Energy, MLPEnergy, ResidualEnergy
 from ebmzoo.generators import ConvGenerator
-from ebmzoo.models import Flat, Model, StandardNormal, Target
+from ebmzoo.models import Flat, Model, Normal, StandardNormal, Target
 from ebmzoo.runtime import keep_freed_memory
 from ebmzoo.samplers import HMC, MALA, Kernel, KineticLangevin, Langevin, Stage
 from ebmzoo.samplers.graphs import LONGEST
@@ -92,7 +92,7 @@ class Case:
         """Returns the model, always with the same weights."""
         torch.manual_seed(0)
         if self.latent is None:
-            prior, decoder = Flat(self.shape), nn.Identity()
+            prior, decoder = Flat(Normal(self.shape)), nn.Identity()
         else:
             prior, decoder = StandardNormal((self.latent,)), ConvGenerator().build(self.latent, self.shape)
         return Model(prior, decoder, self.energy.energy(self.shape)).requires_grad_(False)

@@ -76,7 +76,7 @@ def flat_normal(dim: int) -> Known:
     """Without a prior: an energy of normal coordinates, of several means and widths."""
     mean = torch.linspace(-1.0, 1.0, dim).double()
     std = torch.linspace(0.5, 1.5, dim).double()
-    model = made(Flat((dim,)), lambda u: 0.5 * ((u - mean) / std).square().sum(1))
+    model = made(Flat(Normal((dim,))), lambda u: 0.5 * ((u - mean) / std).square().sum(1))
     return Known(model, float((std * math.sqrt(2 * math.pi)).log().sum()), normals(mean, std))
 
 
@@ -131,7 +131,7 @@ def flow_energy() -> Known:
     for parameter in energy.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     energy.requires_grad_(False)
-    model = Model(Flat((2,), 1.5), nn.Identity(), energy).eval()
+    model = Model(Flat(Normal((2,), 1.5)), nn.Identity(), energy).eval()
     return Known(model, 0.0, lambda count, rng: energy.flow(torch.randn(count, 2, generator=rng)))
 
 
@@ -272,7 +272,7 @@ def test_the_likelihood_is_that_of_the_normalised_density(
 
 
 @pytest.mark.parametrize(
-    "prior", [StandardNormal((2,)), Box((2,)), Flat((2,))], ids=lambda p: type(p).__name__
+    "prior", [StandardNormal((2,)), Box((2,)), Flat(Normal((2,)))], ids=lambda p: type(p).__name__
 )
 def test_it_works_as_it_comes_and_leaves_a_model_as_it_was(prior: Prior):
     torch.manual_seed(0)
@@ -314,7 +314,7 @@ def test_a_normal_prior_is_normal():
     u = u.detach()
     assert torch.allclose(prior.plus_score(torch.ones_like(u), u), 1 + score, atol=1e-4)
     assert_sample_mean(u.square(), 0.16)
-    flat = Flat((3, 2), 0.4)
+    flat = Flat(Normal((3, 2), 0.4))
     assert torch.equal(flat.draw(9, generator(1)), prior.draw(9, generator(1)))
     assert flat.law().scale == 0.4
     assert StandardNormal((2,)).double().law().log_prob(torch.zeros(1, 2).double()).dtype == torch.float64
@@ -455,7 +455,7 @@ def test_what_neither_direction_finds_is_in_no_gap():
         wide, spike = -0.5 * u.square(), -0.5 * ((u - 8) / 1e-4).square() - math.log(1e-4)
         return -torch.logaddexp(wide, spike)[:, 0] + math.log(2 * math.sqrt(2 * math.pi))
 
-    model = made(Flat((1,), 2.0), energy)
+    model = made(Flat(Normal((1,), 2.0)), energy)
     annealed, rng = replace(ANNEALED, chains=500), generator(0)
     lower = annealed.log(model, rng)
     upper = annealed.reverse(model, torch.randn(500, 1, generator=rng, dtype=torch.float64), rng)

@@ -17,7 +17,7 @@ from ebmzoo.classifiers import ClassifierEnergy
 from ebmzoo.data import Digits
 from ebmzoo.energies import MLPEnergy
 from ebmzoo.fields import FieldError
-from ebmzoo.models import Flat, Model, StandardNormal
+from ebmzoo.models import Flat, Model, Normal, StandardNormal
 from ebmzoo.recipes import Samples, Score, Trained
 from ebmzoo.runtime import Runtime
 from ebmzoo.samplers import MALA, SGLD, Chains, Direct, Langevin, Stage
@@ -58,7 +58,7 @@ class Known(Method):
     latent: bool = False
 
     def model(self, shape, base):
-        prior = StandardNormal(shape) if self.latent else Flat(shape)
+        prior = StandardNormal(shape) if self.latent else Flat(Normal(shape))
         return Model(prior, nn.Linear(2, 2) if self.latent else nn.Identity(), Bowl(self.mean, self.std))
 
     def learner(self, model):
@@ -149,7 +149,7 @@ class Classes(Method):
     """An energy of three classes."""
 
     def model(self, shape, base):
-        return Model(Flat(shape), nn.Identity(), ClassifierEnergy(nn.Flatten(), 2, 3))
+        return Model(Flat(Normal(shape)), nn.Identity(), ClassifierEnergy(nn.Flatten(), 2, 3))
 
     def learner(self, model):
         return Idle(model, {})
@@ -197,7 +197,7 @@ def test_inpainting_leaves_the_rest_bit_identical():
 
 def test_what_is_painted_follows_the_conditional_law():
     """Pixels are independent, so that the rest of the image tells nothing: each is N(m, 0.1²)."""
-    model = Model(Flat((1, 4, 4)), nn.Identity(), Still())
+    model = Model(Flat(Normal((1, 4, 4))), nn.Identity(), Still())
     sampler = Inpainting(PIXELS, LowerHalf(), (Stage(MALA(0.005), 60),))
     drawn = sampler.draw(model, 3000, generator(0)).flatten(1)[:, 8:]
     means = torch.linspace(0, 1, 16)[8:]

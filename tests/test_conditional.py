@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ebmzoo.classifiers import ClassifierEnergy
 from ebmzoo.energies import MLPEnergy
-from ebmzoo.models import Flat, Model
+from ebmzoo.models import Flat, Model, Normal
 from ebmzoo.samplers import MALA, Chains, FromNoise, Stage
 from ebmzoo.training import Adam, Batch, Batches
 from ebmzoo_pixel.conditional import ClassChains, Conditional, EnergyOfClasses, Unconditional, given
@@ -131,12 +131,12 @@ def test_every_class_learns_its_own_law(memory):
 
 
 def test_without_conditioning_labels_do_not_matter():
-    law = Model(Flat((2,)), nn.Identity(), Bowls(MEANS))
+    law = Model(Flat(Normal((2,))), nn.Identity(), Bowls(MEANS))
     assert Unconditional().law(law, torch.tensor([0, 1]), 2) is law
 
 
 def test_chains_of_a_datum_are_of_its_class():
-    law = Conditional().law(Model(Flat((2,)), nn.Identity(), Bowls(MEANS)), torch.tensor([2, 0]), 6)
+    law = Conditional().law(Model(Flat(Normal((2,))), nn.Identity(), Bowls(MEANS)), torch.tensor([2, 0]), 6)
     x = torch.zeros(6, 2)
     torch.testing.assert_close(law.energy(x), 2 * MEANS[[2, 0] * 3].square().sum(1))
 
@@ -155,7 +155,7 @@ def test_terms_see_the_classes():
 
 
 def test_every_class_is_drawn_as_often():
-    law = Model(Flat((2,), 2.0), nn.Identity(), Bowls(MEANS))
+    law = Model(Flat(Normal((2,), 2.0)), nn.Identity(), Bowls(MEANS))
     drawn = ClassChains((Stage(MALA(0.1), 200),)).draw(law, 3000, generator(3))
     for label in range(3):
         found = drawn[label::3]
@@ -165,7 +165,7 @@ def test_every_class_is_drawn_as_often():
 
 def test_the_mixture_is_what_an_energy_of_classes_is_by_itself():
     """Chains of all classes together have the law of all data, wherever they begin."""
-    law = Model(Flat((2,), 2.0), nn.Identity(), Bowls(0.4 * MEANS))
+    law = Model(Flat(Normal((2,), 2.0)), nn.Identity(), Bowls(0.4 * MEANS))
     alone = Chains((Stage(MALA(0.1), 400),)).draw(law, 3000, generator(4))
     classes = ClassChains((Stage(MALA(0.1), 400),)).draw(law, 3000, generator(5))
     torch.testing.assert_close(alone.mean(0), classes.mean(0), atol=0.12, rtol=0)
@@ -181,11 +181,11 @@ def test_the_mixture_is_what_an_energy_of_classes_is_by_itself():
 )
 def test_what_classes_need(ask, words: str):
     with pytest.raises(ValueError, match=words):
-        ask(Model(Flat((2,)), nn.Identity(), Bowls(MEANS)))
+        ask(Model(Flat(Normal((2,))), nn.Identity(), Bowls(MEANS)))
 
 
 def test_an_energy_without_classes_is_refused():
-    law = Model(Flat((2,)), nn.Identity(), MLPEnergy(4, 1).energy((2,)))
+    law = Model(Flat(Normal((2,))), nn.Identity(), MLPEnergy(4, 1).energy((2,)))
     with pytest.raises(
         ValueError, match=r"an energy of classes, such as JEMEnergy or ConditionalIGEBMEnergy"
     ):

@@ -16,7 +16,7 @@ from ebmzoo.classifiers import ClassifierEnergy
 from ebmzoo.energies import MLPEnergy
 from ebmzoo.execution import measure
 from ebmzoo.fields import FieldError
-from ebmzoo.models import Box, Flat, Model, as_bytes, from_bytes
+from ebmzoo.models import Box, Flat, Model, Normal, as_bytes, from_bytes
 from ebmzoo.recipes import Samples, Score, Trained
 from ebmzoo.samplers import MALA, Chains, FromKept, Langevin, Stage
 from ebmzoo.store import Store
@@ -45,7 +45,7 @@ X = torch.zeros(3, 2)
 
 
 def model(chains: torch.Tensor | None = None) -> Model:
-    return Model(Flat((2,), 3.0), nn.Identity(), MLPEnergy(4, 1).energy((2,)), chains)
+    return Model(Flat(Normal((2,), 3.0)), nn.Identity(), MLPEnergy(4, 1).energy((2,)), chains)
 
 
 def test_spaces():
@@ -188,7 +188,7 @@ def test_bytes_are_the_interval_that_a_point_lies_in():
     within = (restored[::3, 0] + 1) * 128  # uniform within the first interval
     assert float(within.mean()) == pytest.approx(0.5, abs=5 / math.sqrt(12 * 4000))
     with pytest.raises(ValueError, match="in a box only"):
-        as_bytes(points, Flat((2,)))
+        as_bytes(points, Flat(Normal((2,))))
 
 
 def test_a_buffer_of_bytes_learns_resumes_and_samples(tmp_path: Path):
@@ -232,7 +232,7 @@ class Logits(nn.Module):
 
 def test_the_classification_term_is_the_cross_entropy():
     energy = ClassifierEnergy(Logits(), 2, 2)
-    made = Model(Flat((2,)), nn.Identity(), energy)
+    made = Model(Flat(Normal((2,))), nn.Identity(), energy)
     batch = Batch(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1]))
     logits = energy.logits(batch.data)
     by_hand = -(logits.log_softmax(1)[0, 0] + logits.log_softmax(1)[1, 1]) / 2
@@ -247,7 +247,7 @@ def test_the_last_step_has_the_gradient_of_the_step_alone():
     """E = a x²/2 in one dimension: the step leads to (1 - c a) x, so d/da of its energy at a held still is
     -a c x² (1 - c a)."""
     energy = Parabola()
-    made = Model(Flat((2,)), nn.Identity(), energy)
+    made = Model(Flat(Normal((2,))), nn.Identity(), energy)
     samples = Moved(torch.tensor([[2.0, 0.0]]))
     value = LastStep(weight=0.5, gradient=0.1, noise=1e-9).value(made, Batch(X, None), samples, generator(0))
     (slope,) = torch.autograd.grad(value, energy.a)
@@ -258,7 +258,7 @@ def test_the_last_step_has_the_gradient_of_the_step_alone():
 def test_the_entropy_of_the_last_step_is_that_of_its_nearest_neighbours():
     energy = Parabola()
     chains = torch.tensor([[2.0, 1.0], [-7.0, 0.0], [9.0, 9.0]])
-    made = Model(Flat((2,)), nn.Identity(), energy, chains)
+    made = Model(Flat(Normal((2,))), nn.Identity(), energy, chains)
     samples = Moved(torch.tensor([[2.0, 0.0]]))
     plain, full = (
         LastStep(0.5, 0.1, 1e-9, entropy, 3).value(made, Batch(X, None), samples, generator(0))
@@ -271,7 +271,7 @@ def test_the_entropy_of_the_last_step_is_that_of_its_nearest_neighbours():
 
 
 def test_the_entropy_needs_chains_that_are_kept():
-    made = Model(Flat((2,)), nn.Identity(), Parabola(), torch.zeros(5, 2))
+    made = Model(Flat(Normal((2,))), nn.Identity(), Parabola(), torch.zeros(5, 2))
     term, one = LastStep(entropy=0.3, neighbours=5), Batch(X, None)
     term.value(made, one, Moved(torch.ones(1, 2)), generator(0))
     with pytest.raises(
@@ -282,7 +282,7 @@ def test_the_entropy_needs_chains_that_are_kept():
 
 def test_a_sample_is_no_neighbour_of_itself():
     chains = torch.tensor([[5.0, 0.0], [2.0, 0.0], [-6.0, 8.0]])
-    made = Model(Flat((2,)), nn.Identity(), Parabola(), chains)
+    made = Model(Flat(Normal((2,))), nn.Identity(), Parabola(), chains)
     moved = Moved(torch.tensor([[2.0, 0.0]]), torch.tensor([1]))  # the last step leads to (1.8, 0)
     plain, full = (
         LastStep(0.5, 0.1, 1e-9, entropy, 2).value(made, Batch(X, None), moved, generator(0))
@@ -294,7 +294,7 @@ def test_a_sample_is_no_neighbour_of_itself():
 def test_the_classification_term_of_a_law_of_classes():
     energy = ClassifierEnergy(Logits(), 2, 2)
     batch = Batch(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1]))
-    made = Model(Flat((2,)), nn.Identity(), energy)
+    made = Model(Flat(Normal((2,))), nn.Identity(), energy)
     assert torch.equal(
         Classification().value(given(made, batch.labels), batch, Moved(X), generator(0)),
         Classification().value(made, batch, Moved(X), generator(0)),

@@ -17,7 +17,7 @@ from ebmzoo.flows import RealNVP
 from ebmzoo.generators import MLPGenerator
 from ebmzoo.losses import donsker_varadhan, kale
 from ebmzoo.metrics import ExactPartition, NegativeLogLikelihood, SampledPartition
-from ebmzoo.models import Box, Flat, Model, NoEnergy, StandardNormal, log_base
+from ebmzoo.models import Box, Flat, Model, NoEnergy, Normal, StandardNormal, log_base
 from ebmzoo.training import Adam, Batches
 from ebmzoo_bases.flow import FlowLikelihood
 from ebmzoo_gebm.criteria import DonskerVaradhan, FenchelKALE, PreconditionedPartition
@@ -366,7 +366,7 @@ def test_the_likelihood_of_every_parametrisation_is_that_of_the_flow():
     assert value(flow) == pytest.approx(expected, abs=1e-6)
     energy = FlowEnergy(RealNVP(2, 8, 1)).energy((2,))
     energy.flow.load_state_dict(flow.decoder.state_dict())
-    assert value(Model(Flat((2,)), nn.Identity(), energy)) == pytest.approx(expected, abs=1e-6)
+    assert value(Model(Flat(Normal((2,))), nn.Identity(), energy)) == pytest.approx(expected, abs=1e-6)
     gebm = GEBM(DensityRatio(RealNVP(2, 8, 1), ParameterOffset()), RealNVP(2, 8, 1), 2)
     model = gebm.model((2,), None)
     model.energy.flow.load_state_dict(flow.decoder.state_dict())

@@ -31,7 +31,7 @@ from ebmzoo.data.toy import Planar
 from ebmzoo.fields import FieldError
 from ebmzoo.metrics import ForwardKL, ReverseKL
 from ebmzoo.metrics.density import DensityDivergence
-from ebmzoo.models import Box, Flat, Model, Prior, StandardNormal
+from ebmzoo.models import Box, Flat, Model, Normal, Prior, StandardNormal
 from ebmzoo.recipes import Samples, Score
 from ebmzoo.samplers import Direct
 from ebmzoo.store import canonical, describe
@@ -180,7 +180,7 @@ class Distance(nn.Module):
 
 
 def in_plane(energy: nn.Module, prior: Prior | None = None) -> Model:
-    return Model(prior or Flat((2,)), nn.Identity(), energy).double()
+    return Model(prior or Flat(Normal((2,))), nn.Identity(), energy).double()
 
 
 def value(metric: DensityDivergence, model: object, data: object) -> float:
@@ -218,7 +218,8 @@ def test_beta_cools_the_energy_and_not_the_prior() -> None:
 def test_the_right_energy_has_no_divergence(
     kind: type[DensityDivergence], data: KnownDensity, half: float, cells: int
 ) -> None:
-    model = Model(Flat((2,)), nn.Identity(), Negative(data))  # in single precision, as trained ones are
+    energy = Negative(data)  # in single precision, as trained ones are
+    model = Model(Flat(Normal((2,))), nn.Identity(), energy)
     assert value(kind(half, cells), model, data) == pytest.approx(0, abs=1e-4)
 
 
@@ -306,7 +307,7 @@ def test_what_has_no_density_is_refused(kind: type[DensityDivergence]) -> None:
         value(metric, in_plane(energy), SwissRoll())
     for model in (
         Model(StandardNormal((2,)), nn.Linear(2, 2), energy),
-        Model(Flat((3,)), nn.Identity(), energy),
+        Model(Flat(Normal((3,))), nn.Identity(), energy),
     ):
         with pytest.raises(ValueError, match="whose decoder is the identity"):
             value(metric, model, data)

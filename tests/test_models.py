@@ -20,6 +20,7 @@ from ebmzoo.models import (
     Flat,
     Model,
     NoEnergy,
+    Normal,
     Prior,
     StandardNormal,
     counting_evaluations,
@@ -95,7 +96,7 @@ class Triangular(Prior):
 
 
 @pytest.mark.parametrize(
-    "prior", [*PRIORS.values(), Flat((2,)), Triangular((2,))], ids=[*PRIORS, "flat", "triangular"]
+    "prior", [*PRIORS.values(), Flat(Normal((2,))), Triangular((2,))], ids=[*PRIORS, "flat", "triangular"]
 )
 def test_the_score_of_a_prior_is_the_gradient_of_its_log_density(prior: Prior):
     u = prior.double().draw(5, generator(20))

@@ -14,7 +14,7 @@ from toys import Blob, Chase
 from ebmzoo.data import Shapes
 from ebmzoo.fields import FieldError
 from ebmzoo.metrics import Agreement, Metric, Recognised, Saturated
-from ebmzoo.models import Flat, Model, NoEnergy
+from ebmzoo.models import Flat, Model, NoEnergy, Normal
 from ebmzoo.recipes import Samples, Score, Trained
 from ebmzoo.samplers import Direct
 
@@ -30,7 +30,7 @@ class First(nn.Module):
 
 
 def score(metric: Metric, samples: Tensor, energy: nn.Module | None = None) -> float:
-    model = Model(Flat((3,)), nn.Identity(), energy or First())
+    model = Model(Flat(Normal((3,))), nn.Identity(), energy or First())
 
     def get(recipe: Any) -> Model:
         assert recipe is CLASSIFIER

@@ -16,7 +16,7 @@ from ebmzoo.energies import MLPEnergy
 from ebmzoo.execution import measure
 from ebmzoo.fields import FieldError
 from ebmzoo.metrics import TrainingCost
-from ebmzoo.models import Flat, Model
+from ebmzoo.models import Flat, Model, Normal
 from ebmzoo.recipes import Samples, Score, Trained
 from ebmzoo.rendering import choice_text
 from ebmzoo.samplers import Direct, Langevin, Stage
@@ -78,7 +78,7 @@ class First(nn.Module):
 def test_energy_gaps_by_hand():
     """Samples at 3, so that the gaps are three less the mean first coordinate of each split."""
     data = Blob()
-    model = Model(Flat((2,)), nn.Identity(), First())
+    model = Model(Flat(Normal((2,))), nn.Identity(), First())
     gaps = dataclasses.replace(LOOKS, count=50).remarks(model, torch.full((5, 2), 3.0), data)
     assert list(gaps) == ["energy_gap/train", "energy_gap/valid"]
     for split in ("train", "valid"):
@@ -121,7 +121,7 @@ class InParts:
 
 def test_samples_are_drawn_in_shards():
     sampler = InParts()
-    model = Model(Flat((2,)), nn.Identity(), First())
+    model = Model(Flat(Normal((2,))), nn.Identity(), First())
     samples = Selection(Offset(), sampler, every=1, count=7, shard=3).subject(model, Generator())
     assert sampler.sizes == [3, 3, 1]
     assert samples[:, 0].tolist() == [1, 1, 1, 2, 2, 2, 3]

@@ -33,7 +33,7 @@ from ebmzoo.models.evaluation import (
 )
 from ebmzoo.models.model import CompiledTarget, InGraph, Model, NoEnergy, Target, Tilted, as_graphs
 from ebmzoo.models.posterior import Chained, Inverse, Posterior
-from ebmzoo.models.priors import Box, Flat, FlatFromBox, Normal, Prior, StandardNormal
+from ebmzoo.models.priors import Box, Flat, Normal, Prior, StandardNormal
 
 __all__ = [
     "Box",
@@ -41,7 +41,6 @@ __all__ = [
     "CompiledTarget",
     "Evaluations",
     "Flat",
-    "FlatFromBox",
     "InGraph",
     "Inverse",
     "Invertible",

@@ -88,70 +88,6 @@ class Normal(Prior):
         return self.scale * _noise(self, count, rng)
 
 
-class Flat(Prior):
-    r""":math:`\rho = 1` everywhere: no prior at all, and no distribution, since it has no finite mass.
-
-    The energy alone must be normalisable. Where chains begin is a choice of its own: points are drawn from
-    :math:`\mathcal{N}(0, s^2 I)`.
-
-    Arguments:
-        shape: The shape of one point.
-        scale: The standard deviation :math:`s` of the points that are drawn.
-    """
-
-    def __init__(self, shape: Sequence[int], scale: float = 1.0):
-        super().__init__(shape)
-        self.scale = scale
-
-    def log_prob(self, u: Tensor) -> Tensor:
-        """Returns zeros, of shape (B,)."""
-        return u.new_zeros(len(u))
-
-    def plus_score(self, gradient: Tensor, u: Tensor) -> Tensor:
-        """Returns ``gradient``."""
-        return gradient
-
-    def draw(self, count: int, rng: Generator) -> Tensor:
-        """Returns ``count`` independent points to begin at, of shape (count, *shape)."""
-        return self.scale * _noise(self, count, rng)
-
-    def law(self) -> Prior:
-        r"""Returns :math:`\mathcal{N}(0, s^2 I)`."""
-        return Normal(self.shape, self.scale).to(self.anchor)
-
-
-class FlatFromBox(Prior):
-    r""":math:`\rho = 1` everywhere, with points that are drawn from a box.
-
-    Chains that begin in the box may leave it: :class:`Flat`, but for where they begin.
-
-    Arguments:
-        shape: The shape of one point.
-        low: The lower bound of every coordinate of the points that are drawn.
-        high: The upper bound.
-    """
-
-    def __init__(self, shape: Sequence[int], low: float = -1.0, high: float = 1.0):
-        super().__init__(shape)
-        self.box = Box(shape, low, high)
-
-    def log_prob(self, u: Tensor) -> Tensor:
-        """Returns zeros, of shape (B,)."""
-        return u.new_zeros(len(u))
-
-    def plus_score(self, gradient: Tensor, u: Tensor) -> Tensor:
-        """Returns ``gradient``."""
-        return gradient
-
-    def draw(self, count: int, rng: Generator) -> Tensor:
-        """Returns ``count`` independent points to begin at, of shape (count, *shape)."""
-        return self.box.draw(count, rng)
-
-    def law(self) -> Prior:
-        """Returns the uniform distribution on the box."""
-        return self.box
-
-
 class Box(Prior):
     r"""Flat on the box :math:`[l, h]^d`, normalised there; :math:`-\infty` outside.
 
@@ -184,6 +120,36 @@ class Box(Prior):
             count, *self.shape, generator=rng, device=self.anchor.device, dtype=self.anchor.dtype
         )
         return self.low + (self.high - self.low) * unit
+
+
+class Flat(Prior):
+    r""":math:`\rho = 1` everywhere: no prior at all, and no distribution, since it has no finite mass.
+
+    The energy alone must be normalisable. Where chains begin is a choice of its own.
+
+    Arguments:
+        start: The distribution of the points that are drawn.
+    """
+
+    def __init__(self, start: Prior):
+        super().__init__(start.shape)
+        self.start = start
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        """Returns zeros, of shape (B,)."""
+        return u.new_zeros(len(u))
+
+    def plus_score(self, gradient: Tensor, u: Tensor) -> Tensor:
+        """Returns ``gradient``."""
+        return gradient
+
+    def draw(self, count: int, rng: Generator) -> Tensor:
+        """Returns ``count`` independent points to begin at, of shape (count, *shape)."""
+        return self.start.draw(count, rng)
+
+    def law(self) -> Prior:
+        """Returns the distribution of the points that are drawn."""
+        return self.start
 
 
 def _noise(prior: Prior, count: int, rng: Generator) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from ebmzoo.blocks import image_shape
 from ebmzoo.data import Dataset
 from ebmzoo.fields import FieldError, within
-from ebmzoo.models import Box, Flat, FlatFromBox, Model, Prior, frozen
+from ebmzoo.models import Box, Flat, Model, Normal, Prior, frozen
 from ebmzoo.samplers import FromData, Schedule, settle
 
 
@@ -137,12 +137,12 @@ class Completion(nn.Module):
 
 def _over(prior: Prior, size: int) -> Prior:
     """Returns the prior of so many coordinates."""
+    if isinstance(prior, Flat):
+        return Flat(_over(prior.start, size))
     if isinstance(prior, Box):
         return Box((size,), prior.low, prior.high)
-    if isinstance(prior, FlatFromBox):
-        return FlatFromBox((size,), prior.box.low, prior.box.high)
-    if isinstance(prior, Flat):
-        return Flat((size,), prior.scale)
+    if isinstance(prior, Normal):
+        return Normal((size,), prior.scale)
     raise ValueError("Inpainting needs a model of data themselves, in a box or everywhere, not of latents")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ebmzoo.fields import FieldError, positive
-from ebmzoo.models import Box, Flat, FlatFromBox, Prior
+from ebmzoo.models import Box, Flat, Normal, Prior
 
 
 @runtime_checkable
@@ -33,7 +33,7 @@ class Unbounded:
 
     def prior(self, shape: tuple[int, ...]) -> Prior:
         """Returns the prior."""
-        return Flat(shape, self.scale)
+        return Flat(Normal(shape, self.scale))
 
 
 @dataclass(frozen=True)
@@ -68,4 +68,4 @@ class FromBox(InBox):
 
     def prior(self, shape: tuple[int, ...]) -> Prior:
         """Returns the prior."""
-        return FlatFromBox(shape, self.low, self.high)
+        return Flat(super().prior(shape))
