@@ -346,6 +346,21 @@ def test_a_planted_divergence_is_survived_at_a_lower_rate(tmp_path: Path):
     assert Store(tmp_path).run(recipe)["updates"] == 60
 
 
+@pytest.mark.parametrize(("step_size", "rate"), [(0.2, 3e-2), (2.0, 1e-2)])
+def test_learning_that_does_diverge_is_survived(tmp_path: Path, step_size: float, rate: float):
+    """Nothing holds this energy: at these rates it runs away, at a tenth of them not before the end."""
+    steps = (Stage(Langevin(step_size), 5),)
+    method = ContrastiveLearning(MLPEnergy(16, 2), steps, Unbounded(), Replay(64), optimizer=Adam(rate))
+    recipe = Trained(method, Blob(), 120, 16, divergence=GoBack(LowerLearningRate(0.1), every=10))
+    store = Store(tmp_path)
+    store.get(recipe)
+    run = store.run(recipe)
+    (attempt,) = run["attempts"]
+    assert attempt["saw"].startswith("energy_gap is ")
+    assert 0 < attempt["went_back_to"] <= attempt["step"] - 10
+    assert run["updates"] == 120
+
+
 def test_what_other_random_numbers_do_not_cure_is_told_with_its_history(tmp_path: Path):
     recipe = Trained(WILD, Blob(), 60, 16, divergence=GoBack(FreshNoise(), every=10, attempts=2))
     with pytest.raises(Diverged, match="after 2 further attempts"):
