@@ -13,7 +13,7 @@ from ebmzoo.recipes import Samples, Score, Trained
 from ebmzoo.runtime import OutOfTime, UnknownDevice, say
 from ebmzoo.store import DamagedArtifact, Recipe, Store
 from ebmzoo.tables import Cell, Table
-from ebmzoo.training import Selection
+from ebmzoo.training import Diverged, Selection
 from ebmzoo.verdicts import Choice, Result
 
 
@@ -78,6 +78,19 @@ class Measurement:
         return any(result.error for result in self.results)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a cell could not be made.
+
+    Arguments:
+        words: What went wrong, in one paragraph.
+        attempts: How many times a training that diverged was tried; 1 for any other reason.
+    """
+
+    words: str
+    attempts: int = 1
+
+
 def measure(cells: Sequence[Cell], store: Store, debug: bool = False) -> Measurement:
     """Makes every cell, seed by seed. A cell that fails does not keep the others from being made.
 
@@ -87,7 +100,7 @@ def measure(cells: Sequence[Cell], store: Store, debug: bool = False) -> Measure
         debug: Whether an error ends it all, with its traceback.
     """
     values: dict[tuple[int, int], float] = {}
-    errors: dict[int, str] = {}
+    failures: dict[int, Failure] = {}
     out_of_time = False
     try:
         for seed, index, cell in _rounds(cells):
@@ -95,13 +108,13 @@ def measure(cells: Sequence[Cell], store: Store, debug: bool = False) -> Measure
             if store.state(score) != "kept":
                 say(f"seed {seed + 1}/{cell.seeds} · {cell.row} · {cell.column} · {cell.metric}")
             outcome = store.get(score) if debug else _attempt(store, score)
-            if isinstance(outcome, str):
-                errors.setdefault(index, outcome)
+            if isinstance(outcome, Failure):
+                failures.setdefault(index, outcome)
             else:
                 values[index, seed] = outcome
     except OutOfTime:
         out_of_time = True
-    results = [_result(store, cell, index, values, errors.get(index)) for index, cell in enumerate(cells)]
+    results = [_result(store, cell, index, values, failures.get(index)) for index, cell in enumerate(cells)]
     return Measurement(results, out_of_time)
 
 
@@ -113,8 +126,8 @@ def _rounds(cells: Sequence[Cell]) -> Iterator[tuple[int, int, Cell]]:
                 yield seed, index, cell
 
 
-def _attempt(store: Store, score: Score) -> float | str:
-    """Returns a score, or what went wrong, in one paragraph."""
+def _attempt(store: Store, score: Score) -> float | Failure:
+    """Returns a score, or what went wrong."""
     try:
         return float(store.get(score))
     except OutOfTime:
@@ -122,15 +135,16 @@ def _attempt(store: Store, score: Score) -> float | str:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         words = os.strerror(error.errno) if error.errno else str(error)
-        return f"{words}{where}; what was made is kept: mend the cause, and say the command again"
+        return Failure(f"{words}{where}; what was made is kept: mend the cause, and say the command again")
     except Exception as error:
         words = " ".join(str(error).split())
         ours = isinstance(error, ValueError) or type(error).__module__.startswith("ebmzoo")
-        return words if ours and words else f"{type(error).__name__}: {words}".rstrip(": ")
+        attempts = error.attempts if isinstance(error, Diverged) else 1
+        return Failure(words if ours and words else f"{type(error).__name__}: {words}".rstrip(": "), attempts)
 
 
 def _result(
-    store: Store, cell: Cell, index: int, values: dict[tuple[int, int], float], error: str | None
+    store: Store, cell: Cell, index: int, values: dict[tuple[int, int], float], failure: Failure | None
 ) -> Result:
     scores = cell.scores()
     made = [seed for seed in range(cell.seeds) if (index, seed) in values]
@@ -150,7 +164,7 @@ def _result(
             if isinstance(each, Trained) and store.state(each) == "kept"
         ]
     except DamagedArtifact as damaged:
-        error = error or str(damaged)
+        failure = failure or Failure(str(damaged))
     return Result(
         cell=cell,
         values=tuple(values[index, seed] for seed in made),
@@ -159,10 +173,12 @@ def _result(
         cost=_cost(sampled),
         choice=_choice(trained),
         diagnostics=_diagnostics(sampled),
-        attempts=1 + max((len(run.get("attempts", ())) for run in runs), default=0),
+        attempts=max(
+            [1 + len(run.get("attempts", ())) for run in runs] + [failure.attempts if failure else 1]
+        ),
         protocol=cell.score.protocol()["id"],
         artifacts=tuple(store.folder(scores[seed]).name for seed in made),
-        error=error,
+        error=failure.words if failure else None,
     )
 
 

@@ -124,6 +124,21 @@ def double_well() -> Known:
     return Known(model, math.log(cumulative[-1]), draw)
 
 
+def mixture() -> Known:
+    """Two normal laws of the plane, one of them twice as likely, without a prior."""
+    means = torch.tensor([[-1.0, 0.0], [1.0, 0.5]]).double()
+    shares, std = torch.tensor([1.0, 2.0]).double(), 0.8
+
+    def energy(u: Tensor) -> Tensor:
+        return -torch.logsumexp(shares.log() - (u[:, None] - means).square().sum(2) / (2 * std**2), 1)
+
+    def draw(count: int, rng: Generator) -> Tensor:
+        which = torch.multinomial(shares, count, replacement=True, generator=rng)
+        return means[which] + std * torch.randn(count, 2, generator=rng, dtype=torch.float64)
+
+    return Known(made(Flat(Normal((2,))), energy), math.log(3 * 2 * math.pi * std**2), draw)
+
+
 def flow_energy() -> Known:
     """The minus log-density of a flow whose weights are not those it begins with; in single precision."""
     torch.manual_seed(0)
@@ -143,6 +158,7 @@ KNOWN: dict[str, Callable[[], Known]] = {
     "normal, decoded": lambda: tilted_normal(3, 1.0, 2.0),
     "box": boxed_slope,
     "double well": double_well,
+    "mixture": mixture,
     "flow": flow_energy,
 }
 every_known = pytest.mark.parametrize("known", KNOWN.values(), ids=KNOWN)

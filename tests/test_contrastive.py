@@ -325,15 +325,15 @@ def test_a_shortened_gradient_has_the_norm_that_is_asked_for():
 
 WILD = Scheduled(
     ContrastiveLearning(
-        MLPEnergy(16, 2), (Stage(Langevin(0.01), 3),), Unbounded(), Replay(64, 0.05), optimizer=Adam(1e-3)
+        MLPEnergy(16, 2), (Stage(Langevin(0.01), 3),), Unbounded(), Replay(64, 0.05), optimizer=Adam(1e-2)
     ),
-    Milestones((30,), 1e4),
+    Milestones((30,), 100.0),
 )
-"""The learning rate rises ten thousandfold after 30 updates."""
+"""The learning rate rises a hundredfold after 30 updates."""
 
 
 def test_a_planted_divergence_is_survived_at_a_lower_rate(tmp_path: Path):
-    lower = GoBack(LowerLearningRate(1e-4), every=10)
+    lower = GoBack(LowerLearningRate(0.01), every=10)
     recipe = Trained(WILD, Blob(), 60, 16, divergence=lower)
     samples = Samples(recipe, Chains((Stage(Langevin(0.01), 3),)), 8)
     of = Cell("wild", "blob", Score(samples, Offset()))
@@ -342,7 +342,7 @@ def test_a_planted_divergence_is_survived_at_a_lower_rate(tmp_path: Path):
     (attempt,) = Store(tmp_path).run(recipe)["attempts"]
     assert 30 < attempt["step"] <= 45
     assert attempt["went_back_to"] in (10, 20, 30)
-    assert attempt["changed"] == "learning rates × 0.0001"
+    assert attempt["changed"] == "learning rates × 0.01"
     assert Store(tmp_path).run(recipe)["updates"] == 60
 
 
@@ -368,7 +368,7 @@ def test_what_other_random_numbers_do_not_cure_is_told_with_its_history(tmp_path
 
 
 def test_without_a_policy_divergence_is_named(tmp_path: Path):
-    with pytest.raises(Diverged, match=r"training diverged at update 3\d: .* Lower the learning rate"):
+    with pytest.raises(Diverged, match=r"training diverged at update [34]\d: .* Lower the learning rate"):
         Store(tmp_path).get(Trained(WILD, Blob(), 60, 16))
 
 

@@ -458,6 +458,33 @@ def test_fresh_noise_is_fresh_each_time(tmp_path: Path):
     assert len(set(noise)) == 5
 
 
+def test_fresh_noise_survives_bad_luck(tmp_path: Path):
+    """A run whose noise goes wrong somewhere goes on from a point before it with noise that does not."""
+
+    class Unlucky(Learner):
+        def __init__(self) -> None:
+            super().__init__(Chase().model((2,), None), {})
+
+        def step(self, batches: Batches, rng: Generator) -> dict[str, Tensor]:
+            batches.draw()
+            worst = torch.randn(100, generator=rng).abs().max()
+            return {"loss": torch.where(worst > 3.6, math.nan, worst)}
+
+    policy = GoBack(FreshNoise(), every=10, attempts=3)
+    done = fit(Unlucky(), batches_of(4, 2), 60, generator(1), tmp_path / "checkpoint", policy=policy)
+    assert done.step == 60
+    assert [attempt["saw"] for attempt in done.attempts] == ["loss is nan"]
+    assert done.attempts[0]["changed"] == "random numbers of attempt 2"
+
+
+def test_a_limit_on_what_nobody_reports_is_told(tmp_path: Path):
+    watched = dataclasses.replace(NOISY, divergence=Stop((Limit("energy_gp", 10.0),)))
+    with pytest.raises(
+        ValueError, match=r"nothing called 'energy_gp' is reported .*; there are .*gradient_norm, loss"
+    ):
+        Store(tmp_path).get(watched)
+
+
 def test_attempts_are_shown_with_the_cell(tmp_path: Path):
     once = dataclasses.replace(STEEP, divergence=dataclasses.replace(BACK, change=LowerLearningRate(0.3)))
     score = Score(Samples(once, Direct(), 16), Offset(0.5))
@@ -465,6 +492,19 @@ def test_attempts_are_shown_with_the_cell(tmp_path: Path):
     measured = measure([Cell("a", "x", score), Cell("b", "x", calm)], Store(tmp_path))
     assert [result.error for result in measured.results] == [None, None]
     assert [result.attempts for result in measured.results] == [2, 1]
+
+
+def test_all_attempts_of_what_failed_are_shown(tmp_path: Path):
+    hopeless = dataclasses.replace(
+        STEEP, divergence=dataclasses.replace(BACK, change=FreshNoise(), attempts=2)
+    )
+    [result] = measure(
+        [Cell("a", "x", Score(Samples(hopeless, Direct(), 16), Offset()))], Store(tmp_path)
+    ).results
+    assert result.attempts == 3
+    assert result.error is not None
+    assert "after 2 further attempts" in result.error
+    assert "declare a policy" not in result.error
 
 
 def test_a_cell_shows_what_diverged_and_the_others_are_made(tmp_path: Path):

@@ -8,7 +8,7 @@ changed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -20,7 +20,16 @@ from ebmzoo.training.learner import Learner
 
 
 class Diverged(RuntimeError):
-    """Training diverged, and the recipe's policy allows no further attempt."""
+    """Training diverged, and the recipe's policy allows no further attempt.
+
+    Arguments:
+        message: What was seen, and what can be done.
+        attempts: How many times it was tried, the first included.
+    """
+
+    def __init__(self, message: str, attempts: int = 1):
+        super().__init__(message)
+        self.attempts = attempts
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,8 @@ class Limit:
     """A bound on the absolute value of something that a learner reports.
 
     Arguments:
-        name: The name under which the learner reports it; learners that do not are not watched by it.
+        name: The name under which the learner reports it, from its first update on. Those of ``LIMITS`` need
+            not be reported, and watch nothing then.
         bound: The largest absolute value that is not divergence.
     """
 
@@ -47,6 +57,17 @@ LIMITS = (
     Limit("at_box", 0.999),
 )
 """What is watched where a recipe does not say otherwise, besides every value being finite."""
+
+
+def check_reported(limits: tuple[Limit, ...], values: Collection[str]) -> None:
+    """Raises ValueError if there is a limit on what is not among the values that a learner reports."""
+    known = {limit.name for limit in LIMITS}
+    for limit in limits:
+        if limit.name not in known.union(values):
+            raise ValueError(
+                f"nothing called {limit.name!r} is reported by what learns here, so a limit on it would be "
+                f"none; there are {', '.join(sorted(values))}"
+            )
 
 
 def trouble(values: Mapping[str, float], limits: tuple[Limit, ...]) -> str | None:

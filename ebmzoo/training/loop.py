@@ -13,7 +13,7 @@ from ebmzoo.models import counting_evaluations
 from ebmzoo.runtime import Deadline, OutOfTime, progress, say
 from ebmzoo.training.batches import Batches
 from ebmzoo.training.checkpoint import Progress, Run
-from ebmzoo.training.divergence import Diverged, Policy, Stop, trouble
+from ebmzoo.training.divergence import Diverged, Policy, Stop, check_reported, trouble
 from ebmzoo.training.learner import Learner
 from ebmzoo.training.log import Log
 from ebmzoo.training.selection import Referee
@@ -145,6 +145,8 @@ class _Session:
         """Looks at what an update reported, and does what follows from it."""
         done = self.run.progress
         scalars = self.run.team.mean(_scalars(values))
+        if done.step == 1:
+            check_reported(self.policy.limits, scalars)
         seen = trouble(scalars, self.policy.limits)
         if seen is not None:
             return self.go_back(seen)
@@ -163,10 +165,14 @@ class _Session:
         attempts: list[dict[str, Any]] = list(run.progress.attempts)
         if len(attempts) >= self.policy.attempts:
             history = f" after {len(attempts)} further attempts" if attempts else ""
+            remedy = "Lower the learning rate or the sampler's step"
+            if self.policy.every is None:
+                remedy += (
+                    ", or declare a policy that goes back and changes something "
+                    "(Trained.divergence = @GoBack())"
+                )
             raise Diverged(
-                f"training diverged at update {step}{history}: {seen}. Lower the learning rate or the "
-                "sampler's step, or declare a policy that goes back and changes something "
-                "(Trained.divergence = @GoBack())"
+                f"training diverged at update {step}{history}: {seen}. {remedy}", len(attempts) + 1
             )
         spent = {name: getattr(run.progress, name) for name in ("gradients", "data", "seconds")}
         run.team.wait()  # until the milestone is written

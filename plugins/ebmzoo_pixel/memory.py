@@ -125,7 +125,8 @@ class Replay:
         assert chains is not None
         if count > len(chains):
             raise ValueError(
-                f"{count} chains cannot be taken from a replay buffer of {len(chains)}; raise Replay.capacity"
+                f"{count} chains cannot be taken from a replay buffer of {len(chains)}; raise "
+                f"{type(self).__name__}.capacity"
             )
         places = torch.randperm(len(chains), generator=rng, device=chains.device)[:count]
         position = self._taken(chains.index_select(0, places), model.prior, rng)
@@ -150,6 +151,10 @@ class ByteReplay(Replay):
 
     References:
         | Implicit Generation and Modeling with Energy-Based Models (Du & Mordatch, 2019), official code
+
+    Arguments:
+        capacity: How many chains are kept.
+        fresh: With what probability a chain begins at the prior instead.
     """
 
     def kept(self, prior: Prior, rng: Generator) -> Tensor | None:

@@ -34,7 +34,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             *(networks.VanillaEnergy, networks.JEMEnergy),
             *(anatomy.ToyEnergy, anatomy.ScaledEnergy),
         ],
-        "samplers": [conditional.ClassChains, restoration.Inpainting, restoration.FromSaltAndPepper],
+        "samplers": [conditional.ClassChains, restoration.Inpainting],
         "data": [outliers.UniformNoise, outliers.ConstantImages, outliers.Interpolated],
         "metrics": [detection.OutOfDistribution],
         "parts": [
@@ -45,7 +45,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             *(conditional.Unconditional, conditional.Conditional),
             *(igebm.SpectralNorm, igebm.NoNorm),
             *(composition.Composed, composition.OfClass, composition.Product, composition.Mixture),
-            *(restoration.LowerHalf, restoration.Middle),
+            *(restoration.LowerHalf, restoration.Middle, restoration.FromSaltAndPepper),
             *(detection.LogDensity, detection.Typicality, detection.GradientNorm),
         ],
     }
