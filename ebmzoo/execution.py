@@ -165,6 +165,7 @@ def _result(
         ]
     except DamagedArtifact as damaged:
         failure = failure or Failure(str(damaged))
+    attempts = [failure.attempts if failure else 1, *(1 + len(run.get("attempts", ())) for run in runs)]
     return Result(
         cell=cell,
         values=tuple(values[index, seed] for seed in made),
@@ -173,9 +174,7 @@ def _result(
         cost=_cost(sampled),
         choice=_choice(trained),
         diagnostics=_diagnostics(sampled),
-        attempts=max(
-            [1 + len(run.get("attempts", ())) for run in runs] + [failure.attempts if failure else 1]
-        ),
+        attempts=max(attempts),
         protocol=cell.score.protocol()["id"],
         artifacts=tuple(store.folder(scores[seed]).name for seed in made),
         error=failure.words if failure else None,

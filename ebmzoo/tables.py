@@ -258,15 +258,13 @@ class Table:
         for source in self.cells:
             yield from source.cells()
 
-    def _sampled(self) -> list[Samples]:
-        return [samples for samples in map(_samples, self.cells) if samples is not None]
-
     def with_seeds(self, seeds: int) -> Table:
         """Returns the table with another number of seeds in every cell.
 
         Where samples are drawn of fewer models than that, what scores models has no more of them either.
         """
-        fixed = [s.models for s in self._sampled() if s.models is not None]
+        sampled = [samples for samples in map(_samples, self.cells) if samples is not None]
+        fixed = [samples.models for samples in sampled if samples.models is not None]
         models = min([seeds, *fixed])
         cells = tuple(
             dataclasses.replace(source, seeds=seeds if _samples(source) else models) for source in self.cells

@@ -73,7 +73,7 @@ def rebased(model: Model, prior: Prior) -> Model:
     """
     if prior is model.prior:
         return model
-    return model.remade(prior, nn.Identity(), _Rebased(model, prior))
+    return Model(prior, nn.Identity(), _Rebased(model, prior)).running_like(model)
 
 
 class _Rebased(nn.Module):

@@ -60,26 +60,10 @@ class Model(nn.Module):
         self.register_module("posterior", posterior)
         self.compiled = False
 
-    def remade(
-        self,
-        prior: Prior,
-        decoder: nn.Module,
-        energy: nn.Module,
-        chains: Tensor | None = None,
-        posterior: Posterior | None = None,
-    ) -> Model:
-        """Returns a model of these parts, which may be those of this one, whose chains run as this one's do.
-
-        Arguments:
-            prior: The prior.
-            decoder: The decoder.
-            energy: The energy.
-            chains: Points from which chains may go on.
-            posterior: The way back from data.
-        """
-        other = Model(prior, decoder, energy, chains, posterior)
-        other.compiled = self.compiled
-        return other
+    def running_like(self, other: Model) -> Model:
+        """Lets chains on this model run as those on another do, compiled or not, and returns this one."""
+        self.compiled = other.compiled
+        return self
 
     def target(self, beta: float = 1.0) -> Target:
         r"""Returns :math:`u \mapsto \log \rho(u) - \beta E(g(u))`.

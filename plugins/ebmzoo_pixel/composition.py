@@ -146,7 +146,7 @@ class Composed(ModelRecipe):
                     "together; let all parts of Composed be models of one shape"
                 )
         energy = Joined([model.energy for model in models], self.rule)
-        joined = first.remade(first.prior, first.decoder, energy, first.chains)
+        joined = Model(first.prior, first.decoder, energy, first.chains).running_like(first)
         return joined.requires_grad_(False).eval()
 
 

@@ -72,7 +72,8 @@ def given(model: Model, labels: Tensor) -> Model:
             f"there is no class {last} among the {energy.classes} of this energy, which are counted from 0; "
             "let it have as many as the data"
         )
-    return model.remade(model.prior, model.decoder, Given(energy, labels), model.chains)
+    made = Model(model.prior, model.decoder, Given(energy, labels), model.chains)
+    return made.running_like(model)
 
 
 @runtime_checkable

@@ -43,14 +43,14 @@ class Snapshots(Method):
         """Builds the method's model, with as many copies of its energy as are kept."""
         single = self.method.model(shape, base)
         ensemble = Ensemble([copy.deepcopy(single.energy) for _ in range(self.count)])
-        return single.remade(single.prior, single.decoder, ensemble, single.chains, single.posterior)
+        return Model(single.prior, single.decoder, ensemble, single.chains, single.posterior)
 
     def learner(self, model: Model) -> Learner:
         """Returns the method's learner, on a copy of the first energy."""
         assert isinstance(model.energy, Ensemble)
         energy = copy.deepcopy(model.energy.members[0])
         prior, decoder = copy.deepcopy(model.prior), copy.deepcopy(model.decoder)
-        single = model.remade(prior, decoder, energy, model.chains)
+        single = Model(prior, decoder, energy, model.chains).running_like(model)
         return SnapshotsLearner(model, self.method.learner(single), self.every)
 
 

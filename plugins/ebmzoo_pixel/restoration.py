@@ -107,7 +107,8 @@ class Inpainting:
         if not len(places):
             raise ValueError(f"{self.region!r} has no pixel of images of shape {tuple(images.shape[1:])}")
         prior = _over(model.prior, len(places)).to(images)
-        return model.remade(prior, Completion(images, places), model.energy).eval()
+        painted = Model(prior, Completion(images, places), model.energy).running_like(model)
+        return painted.eval()
 
     def _images(self, model: Model, count: int, rng: Generator) -> Tensor:
         images = self.data.load(self.split)
