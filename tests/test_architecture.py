@@ -52,7 +52,7 @@ PLUGIN_FLOORS = (0, 1, 2, 3, 4)
 ``ebmzoo.hookimpl``."""
 
 HOMES = {
-    "gin": ("ebmzoo.config.*",),
+    "gin": ("ebmzoo.config.gin",),
     "click": ("ebmzoo.cli", "ebmzoo.cli.*"),
     "pluggy": ("ebmzoo", "ebmzoo.hookspecs", "ebmzoo.config.registry"),
     "zuko": ("ebmzoo.flows.autoregressive",),
@@ -63,7 +63,7 @@ HOMES = {
 """Where alone a library may be imported."""
 
 ANY_KEYWORD = {
-    "ebmzoo.config.build": "gin calls it with whatever is bound",
+    "ebmzoo.config.gin": "gin calls it with whatever is bound",
 }
 """Where a function takes ``**keywords``, and why."""
 

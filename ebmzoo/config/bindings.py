@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ebmzoo.config.errors import ConfigError, nearest
-from ebmzoo.config.parsing import BindingStatement, ImportStatement, IncludeStatement, Where, parse
+from ebmzoo.config.gin import BindingStatement, ImportStatement, IncludeStatement
+from ebmzoo.config.parsing import Where, parse
 from ebmzoo.config.registry import broken
 from ebmzoo.config.sources import included, read, shown
 from ebmzoo.hookspecs import KINDS

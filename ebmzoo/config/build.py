@@ -1,22 +1,18 @@
 """From bindings to one value.
 
 gin keeps the bindings and finds out which of them hold in a scope; objects are made here, so that a value
-which does not fit is told with the line it was written on. gin's state belongs to the whole process: a lock
-keeps other threads out while it is used, and it is empty before and after.
+which does not fit is told with the line it was written on.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import gin
-
+from ebmzoo.config import gin
 from ebmzoo.config.bindings import Binding, Key, Layer
 from ebmzoo.config.checks import Mismatch, convert, field_types, told
 from ebmzoo.config.errors import ConfigError, Incomplete, closest, nearest
@@ -27,8 +23,6 @@ from ebmzoo.fields import FieldError
 
 TABLE = "Table"
 """The name of the class whose instance is built."""
-
-_LOCK = threading.RLock()
 
 
 class Build:
@@ -55,14 +49,14 @@ class Build:
         """
         if TABLE not in self.classes:
             raise ConfigError(f"There is no class {TABLE!r} for {shown(self.path)} to make.{broken()}")
-        with _LOCK, gin.config_scope(None):
-            gin.clear_config()
-            try:
-                for key, binding in self.bindings.items():
-                    gin.bind_parameter(_gin_key(key), self._live(binding.value))
-                return self._make(Reference("", TABLE, where=Where(shown(self.path))))
-            finally:
-                gin.clear_config()
+        with gin.session():
+            for key, binding in self.bindings.items():
+                value = self._live(binding.value)
+                if key.owner:
+                    gin.bind(key.scope, key.owner, key.field, value)
+                else:
+                    gin.bind_macro(key.scope, value)
+            return self._make(Reference("", TABLE, where=Where(shown(self.path))))
 
     def holding(self, key: Key) -> Binding:
         """Returns the binding that holds for a field in a scope, which is that of the innermost scope."""
@@ -79,12 +73,10 @@ class Build:
         return self._make(value) if isinstance(value, Reference) else self._macro(value)
 
     def _make(self, reference: Reference) -> Any:
-        scope = reference.scope.split("/") if reference.scope else gin.current_scope()
-        with gin.config_scope(scope):
-            within = gin.current_scope_str()
+        with gin.within(reference.scope) as within:
             self.made.setdefault(reference.name, set()).add(within)
             with self._inside(repr(dataclasses.replace(reference, scope=within)), reference.where):
-                values = _collector(reference.name)()
+                values = gin.fields_of(reference.name)
             return self._object(self.classes[reference.name], within, values, reference.where)
 
     def _macro(self, macro: Macro) -> Any:
@@ -95,7 +87,7 @@ class Build:
             raise Incomplete(f"There is no macro {macro!r} ({macro.where}){remedy}")
         self.read.add(self.bindings[key])
         with self._inside(repr(macro), macro.where):
-            return gin.get_configurable(f"{macro.name}/gin.macro")()
+            return gin.bound_to(macro.name)
 
     @contextmanager
     def _inside(self, what: str, where: Where) -> Iterator[None]:
@@ -165,26 +157,6 @@ class _Live:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self.build.evaluate(self.value)
-
-
-@cache
-def _collector(name: str) -> Callable[[], dict[str, Any]]:
-    """Returns the function that gin calls in place of a class: it returns what it is given.
-
-    gin adds words of its own to every exception that passes it, hence objects are made outside of it.
-    """
-
-    def collect(**values: Any) -> dict[str, Any]:
-        return values
-
-    return gin.external_configurable(collect, name=name, module="ebmzoo")
-
-
-def _gin_key(key: Key) -> tuple[str, str, str]:
-    if not key.owner:
-        return key.scope, "gin.macro", "value"
-    _collector(key.owner)  # registered, if it was not
-    return key.scope, f"ebmzoo.{key.owner}", key.field
 
 
 def _required(cls: type) -> list[str]:

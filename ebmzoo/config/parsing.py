@@ -12,13 +12,8 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
-from gin import config_parser
-
 from ebmzoo.config.errors import ConfigError
-
-BindingStatement = config_parser.BindingStatement
-ImportStatement = config_parser.ImportStatement
-IncludeStatement = config_parser.IncludeStatement
+from ebmzoo.config.gin import ConfigParser, ParserDelegate
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ class Macro:
         return f"%{self.name}"
 
 
-class _Parser(config_parser.ConfigParser, config_parser.ParserDelegate):
+class _Parser(ConfigParser, ParserDelegate):
     """gin's parser, which also notes on which line each value begins."""
 
     def __init__(self, text: str, source: str, lines: bool):
