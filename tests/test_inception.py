@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -183,10 +184,10 @@ def test_torch_fidelity_takes_the_file(hub: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_numbers_are_those_of_torch_fidelity_on_the_same_files(
-    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With its own Inception, of random weights, over folders of pictures."""
-    import torch_fidelity
+    """As its command line prints them, with Inception of random weights, over folders of pictures."""
+    from torch_fidelity import fidelity
 
     hub.parent.mkdir(parents=True)
     torch.save(random_inception(monkeypatch).state_dict(), hub)
@@ -197,25 +198,15 @@ def test_numbers_are_those_of_torch_fidelity_on_the_same_files(
         (tmp_path / folder).mkdir()
         for index, image in enumerate(features.eight_bit(images)):
             to_pil_image(image).save(tmp_path / folder / f"{index}.png")
-    expected = torch_fidelity.calculate_metrics(
-        input1=str(tmp_path / "samples"),
-        input2=str(tmp_path / "data"),
-        feature_extractor_weights_path=str(hub),
-        fid=True,
-        isc=True,
-        isc_splits=2,
-        isc_shuffle=False,
-        kid=True,
-        kid_subsets=1,
-        kid_subset_size=4,
-        prc=True,
-        prc_neighborhood=2,
-        feature_extractor="inception-v3-compat",
-        cuda=False,
-        cache=False,
-        save_cpu_ram=True,
-        verbose=False,
-    )
+    words = f"""
+        fidelity --input1 {tmp_path}/samples --input2 {tmp_path}/data --cpu --json --silent --no-cache
+        --feature-extractor inception-v3-compat --feature-extractor-weights-path {hub} --save-cpu-ram
+        --fid --isc --isc-splits 2 --no-samples-shuffle --kid --kid-subsets 1 --kid-subset-size 4
+        --prc --prc-neighborhood 2
+    """
+    monkeypatch.setattr(sys, "argv", words.split())
+    fidelity.main()
+    expected = json.loads(capsys.readouterr().out)
     assert score(FID(), samples, data) == pytest.approx(expected["frechet_inception_distance"], rel=1e-6)
     inception = features.InceptionFeatures()
     kid = score(KID(1, 4), samples, data)

@@ -59,11 +59,23 @@ class Cloud(Dataset):
     mean: float = 0.0
     std: float = 0.25
     shape: tuple[int, ...] = (2,)
+    seed: int = 0
 
     def load(self, split: str) -> Tensor:
         check_split(split)
-        rng = Generator().manual_seed({"train": 1, "valid": 2, "test": 3}[split])
+        rng = Generator().manual_seed(10 * self.seed + {"train": 1, "valid": 2, "test": 3}[split])
         return self.mean + self.std * torch.randn(self.count, *self.shape, generator=rng)
+
+
+@dataclass(frozen=True)
+class Corners(Dataset):
+    """Images of two pixels near the corners of a square."""
+
+    shape: ClassVar[tuple[int, ...]] = (1, 1, 2)
+
+    def load(self, split: str) -> Tensor:
+        cloud = Cloud(1000, std=0.05, shape=self.shape).load(split)
+        return cloud + torch.randint(2, cloud.shape, generator=Generator().manual_seed(len(split))) - 0.5
 
 
 @dataclass(frozen=True)
@@ -438,10 +450,46 @@ def test_frechet_distance_of_perfect_and_of_duplicated_samples() -> None:
     assert score(metric, real[:1].expand(50, 1, 2, 2), IMAGES) == pytest.approx(expected, rel=1e-6)
 
 
-def test_frechet_distance_is_biased_upwards_by_few_samples() -> None:
-    metric, samples = FrechetDistance("pixels", Classifier()), IMAGES.load("valid")
-    few = np.mean([score(metric, part, IMAGES) for part in samples.split(20)])
-    assert few > score(metric, samples, IMAGES)
+@pytest.mark.parametrize("n", [100, 400, 1600])
+def test_frechet_distance_of_disjoint_halves_falls_as_one_over_their_number(n: int) -> None:
+    """For d independent coordinates of variance σ², to the first order in 1/n.
+
+    Means give 2 d σ² / n. Covariances C and D give ‖C − D‖² / 4σ², whose mean is d (d + 1) σ² / 2n.
+    """
+    d, std, repeats = 4, 0.2, 40
+    metric = FrechetDistance("pixels", Classifier())
+    halves = [Cloud(n, std=std, shape=(1, 2, 2), seed=n + number) for number in range(repeats)]
+    found = [score(metric, data.load("valid"), data) for data in halves]
+    exact = (2 * d + d * (d + 1) / 2) * std**2 / n
+    error = np.std(found) / math.sqrt(repeats)
+    assert abs(np.mean(found) - exact) < Z * error
+    assert error < exact / 10
+
+
+def test_frechet_distance_puts_repeated_collapsed_and_meaningless_samples_in_order() -> None:
+    metric, data = FrechetDistance("pixels", Classifier()), Corners()
+    real = data.load("valid")
+    repeated = real[:40].repeat(25, 1, 1, 1)
+    collapsed = real[(real > 0).flatten(1).all(1)]
+    noise = torch.randn(1000, 1, 1, 2, generator=Generator().manual_seed(0))
+    distances = [score(metric, samples, data) for samples in (real, repeated, noise, collapsed)]
+    assert distances == sorted(distances)
+    assert distances[0] < distances[1] / 10
+
+
+def test_kernel_distance_is_unbiased() -> None:
+    """Of one feature, it is the sum of squared differences of moments, times those of (1 + xy)³."""
+    metric = KernelDistance("pixels", Classifier(), subsets=1, subset_size=30)
+    clouds = [
+        [Cloud(30, mean, std, shape=(1, 1, 1), seed=seed) for mean, std in ((0.2, 0.2), (0.0, 0.25))]
+        for seed in range(300)
+    ]
+    found = [score(metric, ours.load("valid"), data) for ours, data in clouds]
+    moments = [(m, m**2 + s**2, m**3 + 3 * m * s**2) for m, s in ((0.2, 0.2), (0.0, 0.25))]
+    exact = sum(c * (a - b) ** 2 for c, a, b in zip((3, 3, 1), *moments, strict=True))
+    error = np.std(found) / math.sqrt(len(found))
+    assert abs(np.mean(found) - exact) < Z * error
+    assert error < exact / 5
 
 
 def test_kernel_distance_is_its_double_sum() -> None:
