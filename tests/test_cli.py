@@ -491,6 +491,30 @@ class TestStore:
         after = document("reproduce", "own/tiny", "--seeds", "1")
         assert [cell["values"] for cell in after["cells"]] == [cell["values"] for cell in before["cells"]]
 
+    def test_a_table_is_printed_from_imported_scores(self, here, store, monkeypatch):
+        before = document("reproduce", "own/tiny", "--seeds", "1")
+        assert "4 artifacts, " in well("store", "export", "scores.zip", "score-*")
+        monkeypatch.setenv("EBMZOO_STORE", str(here / "elsewhere"))
+        came = well("store", "import", "scores.zip")
+        assert came == f"4 artifacts are new in {here}/elsewhere, 0 were there\n"
+        after = document("reproduce", "own/tiny", "--seeds", "1", "--metrics", "*")
+        assert [cell["values"] for cell in after["cells"]] == [cell["values"] for cell in before["cells"]]
+        assert not list((here / "elsewhere").glob("trained-*"))
+        assert "0 artifacts are new" in well("store", "import", "scores.zip")
+
+    def test_export_mistakes(self, here, store):
+        made = run("store", "export", "all.zip", "nothing-*")
+        assert made.exit_code == 2
+        assert "no whole artifact in artifacts is named like that" in made.stderr
+        path = next((here / "artifacts").glob("samples-*/artifact.*"))
+        path.write_bytes(b"?")
+        made = run("store", "export", "all.zip")
+        assert made.exit_code == 2
+        assert f"damaged: {path.parent.name}; nothing was written" in made.stderr
+        assert not list(here.glob("all.zip*"))
+        assert "6 artifacts" in well("store", "export", "rest.zip", "score-*", "trained-*")
+        assert run("store", "import", "reproductions/own/tiny.gin").exit_code == 1
+
     def test_prune_leaves_what_is_needed(self, here, store):
         assert well("store", "prune").startswith("nothing to remove")
         well("reproduce", "own/tiny", "--scale", "paper", "--rows", "VAE", "--seeds", "1")

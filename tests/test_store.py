@@ -408,7 +408,7 @@ def test_what_is_in_use_cannot_be_removed(tmp_path: Path):
     store, note = Store(tmp_path), Note("a")
     store.get(note)
     [found] = store.contents()
-    with Store(tmp_path).locked(note), pytest.raises(StoreError, match="in use by another process"):
+    with store.locked(found.folder), pytest.raises(StoreError, match="in use by another process"):
         store.remove(found)
     assert Store(tmp_path).get(note) == "a"
 
@@ -515,7 +515,7 @@ def test_waiting_ends_at_the_deadline(tmp_path: Path, monkeypatch: pytest.Monkey
         deadline.ask_to_stop()
 
     monkeypatch.setattr("ebmzoo.store.shelf.say", interrupt)
-    with Store(tmp_path).locked(note), pytest.raises(OutOfTime):
+    with Store(tmp_path).locked(Store(tmp_path).folder(note)), pytest.raises(OutOfTime):
         Store(tmp_path, Runtime(deadline=deadline)).get(note)
     assert len(told) == 1
     assert journal(tmp_path) == []

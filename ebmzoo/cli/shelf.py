@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def store() -> None:
-    """List, verify or prune what is kept."""
+    """List, verify or prune what is kept; export it, or import what another store exported."""
 
 
 @store.command("list")
@@ -98,6 +99,53 @@ def prune(context: click.Context, root: Path, yes: bool, dry_run: bool) -> None:
             complain(str(error))
     click.echo(f"removed {removed} folders")
     context.exit(0 if removed == len(doomed) else FAILED)
+
+
+@store.command("export")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("patterns", metavar="[ARTIFACT]...", nargs=-1)
+@store_option
+@debug_option
+def export_(root: Path, file: Path, patterns: tuple[str, ...]) -> None:
+    """Write artifacts into a zip file, for `store import` elsewhere.
+
+    All that are whole, or those whose names match a pattern, such as 'score-*'. Scores alone are small,
+    and enough to print a table again. Logs are left out.
+    """
+    from ebmzoo.store import export
+
+    chosen = [
+        kept
+        for kept in _existing(root).contents()
+        if kept.state != "begun" and any(fnmatchcase(kept.folder.name, each) for each in patterns or ("*",))
+    ]
+    damaged = [kept.folder.name for kept in chosen if kept.state == "damaged"]
+    if damaged:
+        raise ConfigError(
+            f"damaged: {', '.join(damaged)}; nothing was written. `ebmzoo store verify` says what it is, and "
+            "`ebmzoo store prune` removes it"
+        )
+    if not chosen:
+        raise ConfigError(
+            f"no whole artifact in {root} is named like that; `ebmzoo store list` says what there is"
+        )
+    export(chosen, file)
+    click.echo(f"{len(chosen)} artifacts, {file.stat().st_size / 1e6:.1f} MB, in {file}")
+
+
+@store.command("import")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@store_option
+@debug_option
+def import_(root: Path, file: Path) -> None:
+    """Put the artifacts of an exported file into the store.
+
+    Each is compared with its checksum first. What the store has already stays as it is.
+    """
+    from ebmzoo.store import Store, bring
+
+    arrivals = bring(file, Store(root))
+    click.echo(f"{len(arrivals.new)} artifacts are new in {root}, {len(arrivals.known)} were there")
 
 
 def _prunable(shelf: Store) -> list[tuple[Kept, str]]:

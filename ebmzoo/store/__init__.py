@@ -18,16 +18,20 @@ from ebmzoo.store.files import canonical, load_tensors, replace, save_tensors, w
 from ebmzoo.store.inspection import Kept, inspect
 from ebmzoo.store.provenance import environment
 from ebmzoo.store.shelf import Recipe, Store, describe, recipes_within, unfinished
+from ebmzoo.store.transfer import Arrivals, bring, export
 
 __all__ = [
+    "Arrivals",
     "DamagedArtifact",
     "Kept",
     "Recipe",
     "Store",
     "StoreError",
+    "bring",
     "canonical",
     "describe",
     "environment",
+    "export",
     "inspect",
     "load_tensors",
     "recipes_within",

@@ -171,7 +171,7 @@ class Store:
         if recipe.key in self._failed:
             raise self._failed[recipe.key]
         if self.state(recipe) != "kept":
-            with self.locked(recipe):
+            with self.locked(self.folder(recipe)):
                 if self.state(recipe) != "kept":
                     self._make_or_remember(recipe)
         return self.open(recipe)
@@ -208,9 +208,8 @@ class Store:
         return record
 
     @contextmanager
-    def locked(self, recipe: Recipe) -> Iterator[None]:
-        """Holds the artifact's lock, waiting for it until the deadline."""
-        folder = self.folder(recipe)
+    def locked(self, folder: Path) -> Iterator[None]:
+        """Holds the lock of an artifact's folder, waiting for it until the deadline."""
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock")
         told = False
@@ -258,6 +257,11 @@ class Store:
         }
         write(folder / "run.json", pretty(record))
         replace(made, folder / recipe.artifact)
+        self.tidy(folder)
+
+    @staticmethod
+    def tidy(folder: Path) -> None:
+        """Removes what was needed to go on with an artifact that is whole now."""
         for path in [*folder.glob("checkpoint*"), *folder.glob("shard-*")]:
             path.unlink()
 
