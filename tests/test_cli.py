@@ -288,7 +288,7 @@ class TestReproduce:
 
     def test_a_figure_that_waits_says_so(self):
         made = run("reproduce", "own/tiny", "--rows", "VAE")
-        assert "figure both: not drawn, since not all that it shows is made" in made.stderr
+        assert "not drawn, since not all that is shown is made: both" in made.stderr
         assert made.exit_code == 0
 
     def test_an_empty_name_is_no_store(self, here):

@@ -152,6 +152,7 @@ def _draw(configured: Configured, store: Store, folder: Path, to_stderr: bool) -
     from ebmzoo import figures
 
     well = True
+    undrawn = []
     for figure in configured.table.figures:
         try:
             paths = list(figures.due([figure], store, folder))
@@ -164,7 +165,9 @@ def _draw(configured: Configured, store: Store, folder: Path, to_stderr: bool) -
         for path in paths:
             click.echo(f"figure: {path}", err=to_stderr)
         if not paths:
-            click.echo(f"figure {figure.name}: not drawn, since not all that it shows is made", err=True)
+            undrawn.append(figure.name)
+    if undrawn:
+        click.echo(f"not drawn, since not all that is shown is made: {', '.join(undrawn)}", err=True)
     return well
 
 
