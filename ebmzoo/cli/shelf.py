@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def store() -> None:
-    """List, verify or prune what is kept; export it, or import what another store exported."""
+    """List, verify, prune, export or import what is kept."""
 
 
 @store.command("list")
