@@ -123,7 +123,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             *(metrics.AnnealedPartition, metrics.ReverseAnnealedPartition),
             *(metrics.PriorReference, metrics.NormalReference),
             *(classifiers.RandomShift, classifiers.RandomMirror),
-            *(training.Selection, training.ModelSelection, training.Milestones),
+            *(training.Selection, training.ModelSelection, training.Plateau, training.Milestones),
             *(training.LinearDecay, training.LinearRise),
             *(
                 training.Stop,

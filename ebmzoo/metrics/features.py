@@ -95,6 +95,11 @@ class ClassifierFeatures(Extractor):
         return _protocol(self.classifier.key, "size as it is")
 
 
+def extractor_of(features: Recipe | Extractor) -> Extractor:
+    """Returns an extractor as it is, and for the recipe of a classifier what makes features with that."""
+    return features if isinstance(features, Extractor) else ClassifierFeatures(features)
+
+
 @dataclass(frozen=True)
 class InceptionFeatures(Extractor):
     """The pooled features of Inception, and its logits."""

@@ -18,12 +18,12 @@ from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
 from ebmzoo.metrics.extraction import frechet_distance, kernel_distance, precision_and_recall
 from ebmzoo.metrics.features import (
-    ClassifierFeatures,
     Compared,
     DataFeatures,
     Extractor,
     Get,
     compared,
+    extractor_of,
     fingerprint,
 )
 from ebmzoo.metrics.metric import Metric, drawn_seed
@@ -63,8 +63,7 @@ class OfFeatures(Metric):
         return DataFeatures(data, split, self._extractor())
 
     def _extractor(self) -> Extractor:
-        features = self.features
-        return features if isinstance(features, Extractor) else ClassifierFeatures(features)
+        return extractor_of(self.features)
 
 
 @dataclass(frozen=True)

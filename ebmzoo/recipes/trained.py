@@ -31,11 +31,13 @@ from ebmzoo.training import (
     Look,
     Method,
     ModelSelection,
+    Plateau,
     Referee,
     Selection,
     Share,
     Stop,
     Team,
+    Watch,
     fit,
     gather_team,
 )
@@ -56,6 +58,7 @@ class Trained(ModelRecipe):
         seed: Together with all other fields, it determines every random number.
         divergence: What is done about divergence.
         selection: How the best model is chosen, or None to keep the last.
+        plateau: When learning rates are lowered because samples come no nearer to the data, or None.
         split: The split that is trained on. What only calibrates a trained model takes data that the model
             has not seen.
         processes: How many processes train it together, each on its part of every minibatch, with chains and
@@ -72,6 +75,7 @@ class Trained(ModelRecipe):
     seed: int = 0
     divergence: Policy = Stop()
     selection: Selection | ModelSelection | None = None
+    plateau: Plateau | None = added(None)
     split: str = added("train")
     processes: int = added(1)
 
@@ -89,12 +93,13 @@ class Trained(ModelRecipe):
         return dataclasses.replace(self, seed=self.seed + index, base=base)
 
     def needs(self) -> tuple[Recipe, ...]:
-        """Returns the recipes among the fields' values, and what else the selection compares with."""
-        selection = self.selection
-        if selection is None:
-            return super().needs()
-        splits = (selection.split, *selection.watch)
-        more = (need for split in splits for need in selection.metric.needs(self.data, split))
+        """Returns the recipes among the fields' values, and what else samples are compared with."""
+        more: list[Recipe] = []
+        if self.selection is not None:
+            for split in (self.selection.split, *self.selection.watch):
+                more += self.selection.metric.needs(self.data, split)
+        if self.plateau is not None:
+            more.append(self.plateau.compared_with(self.data))
         return tuple(dict.fromkeys((*super().needs(), *more)))
 
     def make(self, store: Store, folder: Path) -> dict[str, Any]:
@@ -120,6 +125,7 @@ class Trained(ModelRecipe):
             "attempts": done.attempts,
             "last": done.last,
             "selection": {name: value for name, value in done.selection.items() if name != "model"},
+            "learning_rates_lowered_at": done.plateau.get("lowered", []),
             "data": {"class": type(self.data).__name__, f"{self.split}_sha256": fingerprint(data)},
         }
 
@@ -143,6 +149,7 @@ class Trained(ModelRecipe):
                 folder / "checkpoint",
                 policy=self.divergence,
                 referee=self._referee(store),
+                watch=self._watch(store),
                 log=Log(folder / "log" if team.leads else None, self.steps),
                 deadline=store.runtime.deadline,
                 label=f"{type(self.method).__name__} · seed {self.seed}",
@@ -195,6 +202,18 @@ class Trained(ModelRecipe):
                 return Look(scores, selection.remarks(model, subject, self.data))
 
         return Referee(selection, examine)
+
+    def _watch(self, store: Store) -> Watch | None:
+        plateau = self.plateau
+        if plateau is None:
+            return None
+
+        def examine(model: Model, step: int) -> Tensor:
+            rng = self.rng(f"plateau {step}", store.runtime.torch_device())
+            with torch.random.fork_rng(), evaluating(model):
+                return plateau.look(model, self.data, store.get, rng)
+
+        return Watch(plateau, examine)
 
 
 def _assist(team: Team, recipe: Trained, root: Path, compiled: bool, folder: Path) -> None:

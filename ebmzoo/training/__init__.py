@@ -7,6 +7,7 @@ from ebmzoo.training.divergence import Diverged, FreshNoise, GoBack, Limit, Lowe
 from ebmzoo.training.learner import SGD, Adam, Clipped, Learner, Method, Optimizer, descend
 from ebmzoo.training.log import Log
 from ebmzoo.training.loop import fit
+from ebmzoo.training.plateau import Plateau, Watch
 from ebmzoo.training.processes import gather_team
 from ebmzoo.training.rates import LinearDecay, LinearRise, Milestones, Rates, Scheduled
 from ebmzoo.training.selection import Look, ModelSelection, Referee, Selection
@@ -36,6 +37,7 @@ __all__ = [
     "Milestones",
     "ModelSelection",
     "Optimizer",
+    "Plateau",
     "Rates",
     "Referee",
     "Scheduled",
@@ -43,6 +45,7 @@ __all__ = [
     "Share",
     "Stop",
     "Team",
+    "Watch",
     "descend",
     "fit",
     "gather_team",

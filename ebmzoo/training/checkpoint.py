@@ -27,6 +27,7 @@ class Progress:
         data: The number of data in all minibatches.
         attempts: What was done about divergence, one entry for each time training went back.
         selection: What the selection of the best model has seen.
+        plateau: What the rule that lowers learning rates has seen.
         last: The scalars that the last update reported.
     """
 
@@ -36,6 +37,7 @@ class Progress:
     data: int = 0
     attempts: list[dict[str, Any]] = field(default_factory=list)
     selection: dict[str, Any] = field(default_factory=dict)
+    plateau: dict[str, Any] = field(default_factory=dict)
     last: dict[str, float] = field(default_factory=dict)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Generator
 
 from ebmzoo.fields import positive, within
-from ebmzoo.training.learner import Learner
+from ebmzoo.training.learner import Learner, scale_learning_rates
 
 
 class Diverged(RuntimeError):
@@ -107,10 +107,7 @@ class LowerLearningRate:
 
     def apply(self, learner: Learner, rng: Generator, attempt: int) -> str:
         """Lowers the learning rates."""
-        for part in learner.parts.values():
-            if isinstance(part, torch.optim.Optimizer):
-                for group in part.param_groups:
-                    group["lr"] *= self.factor
+        scale_learning_rates(learner, self.factor)
         return f"learning rates × {self.factor:g}"
 
 

@@ -159,6 +159,14 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
     return norm
 
 
+def scale_learning_rates(learner: Learner, factor: float) -> None:
+    """Multiplies the learning rate of each of a learner's optimizers."""
+    for part in learner.parts.values():
+        if isinstance(part, torch.optim.Optimizer):
+            for group in part.param_groups:
+                group["lr"] *= factor
+
+
 def state_of(part: Part) -> Any:
     """Returns what a checkpoint keeps of a part."""
     return part.detach() if isinstance(part, Tensor) else part.state_dict()

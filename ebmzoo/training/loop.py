@@ -16,6 +16,7 @@ from ebmzoo.training.checkpoint import Progress, Run
 from ebmzoo.training.divergence import Diverged, Policy, Stop, check_reported, trouble
 from ebmzoo.training.learner import Learner
 from ebmzoo.training.log import Log
+from ebmzoo.training.plateau import Watch
 from ebmzoo.training.selection import Referee
 from ebmzoo.training.team import Team
 
@@ -32,6 +33,7 @@ def fit(
     *,
     policy: Policy = Stop(),  # noqa: B008
     referee: Referee | None = None,
+    watch: Watch | None = None,
     log: Log | None = None,
     deadline: Deadline | None = None,
     label: str = "training",
@@ -50,6 +52,7 @@ def fit(
         checkpoint: The path of the checkpoint. Points that a policy can go back to are kept beside it.
         policy: What is done about divergence.
         referee: What keeps the best model, if the last is not the one to be kept.
+        watch: What lowers the learning rates where nothing comes of them, or None.
         log: Where reports go.
         deadline: When to stop.
         label: What the progress bar says.
@@ -64,7 +67,7 @@ def fit(
     """
     team = team or Team()
     team.share_gradients(learner)
-    session = _Session(Run(learner, batches, rng, Progress(), team), checkpoint, policy, referee)
+    session = _Session(Run(learner, batches, rng, Progress(), team), checkpoint, policy, referee, watch)
     session.begin()
     deadline = deadline or Deadline()
     log = log or Log(None, steps)
@@ -99,8 +102,11 @@ def fit(
 class _Session:
     """A run within one process: its clock, its checkpoints and what it does about divergence."""
 
-    def __init__(self, run: Run, checkpoint: Path, policy: Policy, referee: Referee | None):
+    def __init__(
+        self, run: Run, checkpoint: Path, policy: Policy, referee: Referee | None, watch: Watch | None
+    ):
         self.run, self.checkpoint, self.policy, self.referee = run, checkpoint, policy, referee
+        self.watch = watch
         self.stopped = False
         self.clocked = self.saved = time.monotonic()
 
@@ -155,6 +161,8 @@ class _Session:
             log.write(done.step, scalars | _learning_rates(self.run.learner), values)
         if self.referee is not None:
             self.stopped = self.referee.look(self.run.learner.model, done, log, self.run.team)
+        if self.watch is not None:
+            self.watch.look(self.run.learner, done, log, self.run.team)
         if self.policy.every is not None and done.step % self.policy.every == 0:
             self.mark(self.policy.every)
         return None

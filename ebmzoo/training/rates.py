@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from ebmzoo.fields import FieldError, positive
 from ebmzoo.models import Model
 from ebmzoo.training.batches import Batches
-from ebmzoo.training.learner import Learner, Method
+from ebmzoo.training.learner import Learner, Method, scale_learning_rates
 
 
 @runtime_checkable
@@ -137,9 +137,6 @@ class ScheduledLearner(Learner):
         before = self.rates.factor(update - 1) if update else 1.0
         ratio = self.rates.factor(update) / before
         if ratio != 1.0:
-            for part in self.parts.values():
-                if isinstance(part, torch.optim.Optimizer):
-                    for group in part.param_groups:
-                        group["lr"] *= ratio
+            scale_learning_rates(self, ratio)
         self.updates += 1
         return self.learner.step(batches, rng)
