@@ -109,6 +109,8 @@ def measure(cells: Sequence[Cell], store: Store, debug: bool = False) -> Measure
                 say(f"seed {seed + 1}/{cell.seeds} · {cell.row} · {cell.column} · {cell.metric}")
             outcome = store.get(score) if debug else _attempt(store, score)
             if isinstance(outcome, Failure):
+                if outcome.words not in {told.words for told in failures.values()}:
+                    say(f"failed: {outcome.words}")
                 failures.setdefault(index, outcome)
             else:
                 values[index, seed] = outcome
@@ -169,7 +171,7 @@ def _result(
     return Result(
         cell=cell,
         values=tuple(values[index, seed] for seed in made),
-        seconds=sum(run["seconds"] for run in runs),
+        seconds=sum(run["seconds"] for run in runs) if len(runs) == len(behind) else None,
         gradient_evaluations=sum(run.get("gradient_evaluations", 0) for run in runs),
         cost=_cost(sampled),
         choice=_choice(trained),

@@ -34,6 +34,17 @@ class Plan:
         """Returns every recipe behind the cells, once."""
         return everything_behind([score for cell in self.cells for score in cell.scores()])
 
+    def to_make(self, store: Store) -> list[Recipe]:
+        """Returns every recipe that is missing, less those that only kept ones need."""
+        found: dict[str, Recipe] = {}
+        waiting: list[Recipe] = [score for cell in self.cells for score in cell.scores()]
+        while waiting:
+            recipe = waiting.pop()
+            if recipe.key not in found and store.state(recipe) != "kept":
+                found[recipe.key] = recipe
+                waiting += recipe.needs()
+        return list(found.values())
+
     def text(self, store: Store) -> str:
         """Returns the tree of recipes, each with one mark for each seed, and the totals."""
         lines = [
@@ -45,8 +56,8 @@ class Plan:
         for cell in self.cells:
             lines.append(f"{cell.row} · {cell.column} · {cell.metric}")
             lines += _tree([*cell.scores()], store, shown, depth=1)
-        counts = Counter((recipe.kind, store.state(recipe)) for recipe in self.everything())
-        left = [f"{n} {kind}" for (kind, state), n in sorted(counts.items()) if state != "kept"]
+        counts = Counter(recipe.kind for recipe in self.to_make(store))
+        left = [f"{n} {kind}" for kind, n in sorted(counts.items())]
         lines += ["", f"to make: {', '.join(left)}" if left else "everything is kept"]
         return "\n".join(lines)
 

@@ -197,7 +197,7 @@ def _row(result: Result, verdict: str | None, mixed: set[tuple[str, str]]) -> tu
         verdict or "–",
         cost_text(result.cost),
         str(result.attempts),
-        f"{result.seconds:.0f}" if result.values else "–",
+        f"{result.seconds:.0f}" if result.values and result.seconds is not None else "–",
         artifact if len(result.artifacts) < 2 else f"{artifact} +{len(result.artifacts) - 1}",
     )
 
@@ -252,7 +252,7 @@ def _cell_json(result: Result, verdict: str | None, overrides: Sequence[str]) ->
         "std": result.std,
         "n": len(result.values),
         "published": _published_json(cell.published),
-        "seconds": round(result.seconds, 3),
+        "seconds": None if result.seconds is None else round(result.seconds, 3),
         "gradient_evaluations": result.gradient_evaluations,
         "verdict": verdict,
         "protocol": result.protocol,

@@ -42,7 +42,8 @@ class Result:
     Arguments:
         cell: The cell.
         values: The values, one for each seed that was measured.
-        seconds: The time that everything behind the values took when it was made.
+        seconds: The time that everything behind the values took when it was made, or None if not all of it is
+            on record.
         gradient_evaluations: The number of gradients of targets, one per chain, behind the values.
         attempts: The largest number of attempts that any training behind the values took; 1 if none diverged.
         protocol: The identity of the score's protocol.
@@ -56,7 +57,7 @@ class Result:
 
     cell: Cell
     values: tuple[float, ...] = ()
-    seconds: float = 0.0
+    seconds: float | None = 0.0
     gradient_evaluations: int = 0
     attempts: int = 1
     protocol: str = ""

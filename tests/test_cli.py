@@ -202,7 +202,11 @@ class TestPlan:
         (first / "artifact.safetensors").unlink()
         shown = well("plan", "own/tiny", "--rows", "VAE")
         assert "◐" in shown.split("\n", 2)[2]
-        assert shown.endswith("to make: 1 trained\n")
+        assert shown.endswith("everything is kept\n")  # since nothing but what is kept needs it
+        for kind in ("samples", "score"):
+            for folder in artifacts(here, kind):
+                next(folder.glob("artifact.*")).unlink()
+        assert well("plan", "own/tiny", "--rows", "VAE").endswith("to make: 2 samples, 4 score, 1 trained\n")
 
     def test_what_other_code_made(self, here):
         well("reproduce", "own/tiny")
@@ -491,6 +495,19 @@ class TestStore:
         after = document("reproduce", "own/tiny", "--seeds", "1")
         assert [cell["values"] for cell in after["cells"]] == [cell["values"] for cell in before["cells"]]
 
+    def test_what_is_kept_is_shown_where_nothing_can_be_written(self, here, store, monkeypatch):
+        before = document("reproduce", "own/tiny", "--seeds", "1")
+        found = {path: path.stat().st_mtime_ns for path in (here / "artifacts").rglob("*")}
+        monkeypatch.setattr("ebmzoo.cli.tables.writable", lambda folder: False)
+        monkeypatch.setattr("ebmzoo.cli.samples.writable", lambda folder: False)
+        made = run("reproduce", "own/tiny", "--seeds", "1", "--json")
+        assert made.exit_code == 0
+        assert "artifacts cannot be written: the table is printed" in made.stderr
+        assert json.loads(made.stdout) == before
+        words = ("--row", "VAE", "--column", "25 Gaussians", "--count", "24", "--out", "drawn.png")
+        assert well("sample", "own/tiny", *words) == "drawn.png\n"
+        assert {path: path.stat().st_mtime_ns for path in (here / "artifacts").rglob("*")} == found
+
     def test_a_table_is_printed_from_imported_scores(self, here, store, monkeypatch):
         before = document("reproduce", "own/tiny", "--seeds", "1")
         assert "4 artifacts, " in well("store", "export", "scores.zip", "score-*")
@@ -500,6 +517,8 @@ class TestStore:
         after = document("reproduce", "own/tiny", "--seeds", "1", "--metrics", "*")
         assert [cell["values"] for cell in after["cells"]] == [cell["values"] for cell in before["cells"]]
         assert not list((here / "elsewhere").glob("trained-*"))
+        assert [cell["seconds"] for cell in after["cells"]] == [None] * 4
+        assert well("plan", "own/tiny", "--seeds", "1").endswith("everything is kept\n")
         assert "0 artifacts are new" in well("store", "import", "scores.zip")
 
     def test_export_mistakes(self, here, store):
@@ -530,10 +549,10 @@ class TestStore:
 
         made = run("store", "prune", answer="n\n")
         assert made.exit_code == 1
-        assert "remove these 2 folders?" in made.stdout
+        assert "remove these folders (2)?" in made.stdout
         assert store.folder(SUBJECT).exists()
 
-        assert well("store", "prune", answer="y\n").endswith("removed 2 folders\n")
+        assert well("store", "prune", answer="y\n").endswith("removed folders: 2\n")
         assert set(artifacts(here)) == needed
         assert not store.folder(SUBJECT).exists()
 
@@ -549,7 +568,7 @@ class TestStore:
         assert made.exit_code == 1
         assert made.stderr.startswith("error: ")
         assert "in use by another process" in made.stderr
-        assert made.stdout.endswith("removed 1 folders\n")
+        assert made.stdout.endswith("removed folders: 1\n")
         assert store.folder(SUBJECT).exists()
         assert not store.folder(SUBJECT.model).exists()
 

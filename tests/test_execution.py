@@ -75,7 +75,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_cell_that_fails_does_not_stop_the_others(tmp_path, fault):
+def test_a_cell_that_fails_is_told_at_once_and_does_not_stop_the_others(tmp_path, fault, capsys):
     cells = [cell("a"), cell("b", metric=Planted("bad", fault=fault), seeds=2), cell("c", seeds=2)]
     made = measure(cells, Store(tmp_path))
     assert [result.values for result in made.results] == [(1.0,), (), (1.0, 1.0)]
@@ -83,6 +83,10 @@ def test_a_cell_that_fails_does_not_stop_the_others(tmp_path, fault):
     assert made.failed
     assert not made.out_of_time
     assert made.results[1].mean is None
+    told = capsys.readouterr().err.splitlines()
+    place = told.index(f"failed: {FAULTS[fault]}")
+    assert told[place - 1].startswith("seed 1/2 · b")
+    assert sum(line.startswith("failed") for line in told) == 1
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])

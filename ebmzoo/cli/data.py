@@ -92,7 +92,8 @@ def fetch(context: click.Context, names: tuple[str, ...], folder: Path | None) -
         except Exception as error:  # whatever a library's download may raise
             if debugging():
                 raise
-            complain(f"{type(each).__name__} was not fetched: {paragraph(error)}")
+            remedy = f"Without a connection, put its files there by hand: {', '.join(each.files)} in {root}"
+            complain(f"{type(each).__name__} was not fetched: {paragraph(error)}. {remedy}")
             failed = True
             continue
         click.echo(f"{type(each).__name__}: {_row(each, root, look=True)['state']} in {root}")

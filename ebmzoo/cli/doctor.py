@@ -10,10 +10,14 @@ from pathlib import Path
 import click
 
 from ebmzoo.cli.errors import FAILED
-from ebmzoo.cli.options import debug_option, store_option
+from ebmzoo.cli.options import debug_option, store_option, writable
 from ebmzoo.config import classes, plugins, tables
 
-Finding = tuple[bool, str, str]
+Finding = tuple[bool | None, str, str]
+"""Whether it is fine, or None where something is absent that not everything needs; what was looked at; what
+was found."""
+
+MARKS = {True: "✓", None: "–", False: "✗"}
 
 
 @click.command()
@@ -28,8 +32,8 @@ def doctor(context: click.Context, root: Path) -> None:
     well = True
     for check in (_versions, _devices, _plugins, _compiler, lambda: _store(root), _data, _inception):
         for fine, name, finding in check():
-            well = well and fine
-            click.echo(f"{'✓' if fine else '✗'} {name:14} {finding}")
+            well = well and fine is not False
+            click.echo(f"{MARKS[fine]} {name:14} {finding}")
     context.exit(0 if well else FAILED)
 
 
@@ -61,14 +65,14 @@ def _plugins() -> Iterator[Finding]:
 def _compiler() -> Iterator[Finding]:
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
     finding = compiler or "no C++ compiler: --compile cannot be used on the CPU, everything else can"
-    yield True, "compiler", finding
+    yield True if compiler else None, "compiler", finding
 
 
 def _store(root: Path) -> Iterator[Finding]:
-    existing = next(path for path in (root.resolve(), *root.resolve().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    if not writable(root):
         yield False, "store", f"{root} cannot be written; name another with --store or EBMZOO_STORE"
         return
+    existing = next(path for path in (root.resolve(), *root.resolve().parents) if path.exists())
     free = shutil.disk_usage(existing).free / 1e9
     yield free > 1, "store", f"{root}, {free:.0f} GB free"
 
@@ -77,7 +81,7 @@ def _data() -> Iterator[Finding]:
     folder = os.environ.get("EBMZOO_DATA")
     if folder is None:
         yield (
-            True,
+            None,
             "data",
             "EBMZOO_DATA is not set; `ebmzoo data list` says which sets need it",
         )
@@ -93,6 +97,6 @@ def _inception() -> Iterator[Finding]:
     try:
         FID().check_ready()
     except DataError as error:
-        yield True, "Inception", f"absent: {error}"
+        yield None, "Inception", f"absent: {error}"
     else:
         yield True, "Inception", "its weights are here, for IS and FID"

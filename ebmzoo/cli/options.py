@@ -78,6 +78,12 @@ class Folder(click.Path):
         return super().convert(value, param, ctx)
 
 
+def writable(folder: Path) -> bool:
+    """Whether a folder can be written, or made where it is not there yet."""
+    existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK)
+
+
 store_option = click.option(
     "--store", "root", type=Folder(), envvar="EBMZOO_STORE", metavar="DIR",
     default=Path("artifacts"), show_default=True, help="Where artifacts are kept (EBMZOO_STORE).",

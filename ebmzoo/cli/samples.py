@@ -15,6 +15,7 @@ from ebmzoo.cli.options import (
     open_store,
     runtime_options,
     table_options,
+    writable,
 )
 from ebmzoo.cli.tables import note_references, table_folder
 from ebmzoo.config import ConfigError, nearest
@@ -74,7 +75,8 @@ def sample(
         shape = recipe.data.shape
         raise ConfigError(f"--out {out}: data of shape {shape} have no picture; name a .npy for the numbers")
     store = open_store(root, device, compiled, time_limit)
-    note_references(table_folder(root, configured), [each.key for each in everything_behind([recipe])])
+    if writable(root):
+        note_references(table_folder(root, configured), [each.key for each in everything_behind([recipe])])
     _write(store.get(recipe), f"{name} · {row} · {column}", out)
     click.echo(str(out))
 

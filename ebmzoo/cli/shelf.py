@@ -34,13 +34,13 @@ def list_(root: Path, as_json: bool) -> None:
         click.echo(json.dumps([_document(kept) for kept in contents], indent=1))
         return
     for kept in contents:
-        size, when = f"{kept.bytes / 1e6:.1f} MB", kept.run.get("finished", "")
+        size, when = _size(kept.bytes), kept.run.get("finished", "")
         seconds = f"{kept.run['seconds']:.0f} s" if "seconds" in kept.run else ""
         click.echo(
-            f"{kept.folder.name:24}  {kept.state:8}{size:>10}  {seconds:>8}  {when}  {kept.reason}".rstrip()
+            f"{kept.folder.name:26}  {kept.state:8}{size:>10}  {seconds:>8}  {when}  {kept.reason}".rstrip()
         )
     total = sum(kept.bytes for kept in contents)
-    click.echo(f"{len(contents)} artifacts, {total / 1e6:.1f} MB, in {root}", err=True)
+    click.echo(f"{len(contents)} artifacts, {_size(total)}, in {root}", err=True)
 
 
 @store.command()
@@ -83,13 +83,13 @@ def prune(context: click.Context, root: Path, yes: bool, dry_run: bool) -> None:
     shelf = _existing(root)
     doomed = _prunable(shelf)
     for kept, why in doomed:
-        click.echo(f"{kept.folder.name}: {why} ({kept.bytes / 1e6:.1f} MB)")
+        click.echo(f"{kept.folder.name}: {why} ({_size(kept.bytes)})")
     if not doomed:
         click.echo("nothing to remove: everything is whole, or being made, and needed by a table")
     if dry_run or not doomed:
         return
     if not yes:
-        click.confirm(f"remove these {len(doomed)} folders?", abort=True)
+        click.confirm(f"remove these folders ({len(doomed)})?", abort=True)
     removed = 0
     for kept, _ in doomed:
         try:
@@ -97,7 +97,7 @@ def prune(context: click.Context, root: Path, yes: bool, dry_run: bool) -> None:
             removed += 1
         except StoreError as error:
             complain(str(error))
-    click.echo(f"removed {removed} folders")
+    click.echo(f"removed folders: {removed}")
     context.exit(0 if removed == len(doomed) else FAILED)
 
 
@@ -130,7 +130,7 @@ def export_(root: Path, file: Path, patterns: tuple[str, ...]) -> None:
             f"no whole artifact in {root} is named like that; `ebmzoo store list` says what there is"
         )
     export(chosen, file)
-    click.echo(f"{len(chosen)} artifacts, {file.stat().st_size / 1e6:.1f} MB, in {file}")
+    click.echo(f"{len(chosen)} artifacts, {_size(file.stat().st_size)}, in {file}")
 
 
 @store.command("import")
@@ -168,6 +168,11 @@ def _existing(root: Path) -> Store:
     from ebmzoo.store import Store
 
     return Store(root)
+
+
+def _size(count: int) -> str:
+    """Returns a number of bytes in kB or MB."""
+    return f"{count / 1e3:.1f} kB" if count < 1e5 else f"{count / 1e6:.1f} MB"
 
 
 def _document(kept: Kept) -> dict[str, object]:

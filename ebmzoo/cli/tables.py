@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import filelock
 
-from ebmzoo.cli.errors import FAILED, OUT_OF_TIME, complain, debugging, paragraph, say_out_of_time
+from ebmzoo.cli.errors import FAILED, OUT_OF_TIME, complain, debugging, paragraph, say_out_of_time, warn
 from ebmzoo.cli.options import (
     cell_options,
     cells_of,
@@ -23,6 +23,7 @@ from ebmzoo.cli.options import (
     table_options,
     tables_argument,
     with_seeds,
+    writable,
 )
 from ebmzoo.config import ConfigError
 
@@ -130,20 +131,27 @@ def _reproduce(
 
     folder = table_folder(store.root, configured)
     behind = everything_behind([score for cell in cells for score in cell.scores()])
-    note_references(folder, [recipe.key for recipe in behind])
+    keeps = writable(folder)
+    if keeps:
+        note_references(folder, [recipe.key for recipe in behind])
+    else:
+        warn(f"{store.root} cannot be written: the table is printed, and neither kept there nor drawn")
     measured = measure(cells, store, debug=debugging())
     outcome = Outcome(
         configured.name, configured.scale, configured.table, tuple(measured.results), configured.overrides
     )
     document = rendering.as_json(outcome)
-    with _alone_in(folder):
-        name = "table" if len(cells) == len(list(configured.table.flat())) else "selection"
-        write(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
-        write(folder / f"{name}.txt", rendering.text(outcome) + "\n")
+    if keeps:
+        with _alone_in(folder):
+            name = "table" if len(cells) == len(list(configured.table.flat())) else "selection"
+            write(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
+            write(folder / f"{name}.txt", rendering.text(outcome) + "\n")
     if not as_json:
         click.echo(rendering.text(outcome))
-    with _alone_in(folder):
-        drawn = measured.out_of_time or _draw(configured, store, folder, to_stderr=as_json)
+    drawn = True
+    if keeps and not measured.out_of_time:
+        with _alone_in(folder):
+            drawn = _draw(configured, store, folder, to_stderr=as_json)
     return document, measured.failed or not drawn, measured.out_of_time
 
 

@@ -68,7 +68,10 @@ def bring(file: Path, store: Store) -> Arrivals:
                 arrived = _put(archive, members, store.root / folder, store)
                 (new if arrived else known).append(folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise StoreError(f"{file} cannot be read as an exported file ({error}); export it again") from None
+        raise StoreError(
+            f"{file} cannot be read as an exported file ({error}), after {len(new)} new artifacts were taken "
+            "from it; export it again"
+        ) from None
     return Arrivals(new, known)
 
 
