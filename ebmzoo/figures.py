@@ -147,7 +147,8 @@ class LatentPath(Figure):
         images = decoded(model, path[shots].transpose(0, 1).flatten(0, 1)).cpu()
         canvas, axes = panels(1, 1, self.title, size=0.55 * self.shots)
         axes[0][0].imshow(tiled(images, self.shots), cmap="gray", vmin=0, vmax=1)
-        axes[0][0].set_title("start of the chain → end", fontsize=10)
+        steps = ", ".join(str(int(shot)) for shot in shots)
+        axes[0][0].set_title(f"after {steps} steps", fontsize=10)
         axes[0][0].axis("off")
         return canvas
 
@@ -192,7 +193,9 @@ def picture(points: Tensor, title: str) -> Canvas:
 def save(canvas: Canvas, path: Path) -> None:
     """Writes a drawn figure; equal figures make equal files."""
     part = path.with_name(path.name + ".part")
-    canvas.savefig(part, format="png", dpi=130, metadata={"Software": None})
+    canvas.savefig(
+        part, format="png", dpi=130, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.1
+    )
     part.replace(path)
 
 
