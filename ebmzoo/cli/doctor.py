@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ebmzoo.cli.errors import FAILED
-from ebmzoo.cli.options import debug_option, store_option, writable
+from ebmzoo.cli.options import debug_option, existing, store_option, writable
 from ebmzoo.config import classes, plugins, tables
 
 Finding = tuple[bool | None, str, str]
@@ -72,8 +72,7 @@ def _store(root: Path) -> Iterator[Finding]:
     if not writable(root):
         yield False, "store", f"{root} cannot be written; name another with --store or EBMZOO_STORE"
         return
-    existing = next(path for path in (root.resolve(), *root.resolve().parents) if path.exists())
-    free = shutil.disk_usage(existing).free / 1e9
+    free = shutil.disk_usage(existing(root)).free / 1e9
     yield free > 1, "store", f"{root}, {free:.0f} GB free"
 
 

@@ -78,10 +78,14 @@ class Folder(click.Path):
         return super().convert(value, param, ctx)
 
 
+def existing(folder: Path) -> Path:
+    """Returns a folder, or the innermost one around it that is there."""
+    return next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+
+
 def writable(folder: Path) -> bool:
     """Whether a folder can be written, or made where it is not there yet."""
-    existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
-    return existing.is_dir() and os.access(existing, os.W_OK)
+    return existing(folder).is_dir() and os.access(existing(folder), os.W_OK)
 
 
 store_option = click.option(
