@@ -6,20 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive, within
 from ebmzoo.metrics.features import DataFeatures, Extractor, Get, compared, extractor_of
 from ebmzoo.metrics.similarity import kernel_contributions, p_of_progress
-from ebmzoo.models import Model, chunk_sizes
+from ebmzoo.models import Model
 from ebmzoo.runtime import say
 from ebmzoo.samplers.draw import Sampler
 from ebmzoo.store import Recipe
 from ebmzoo.training.checkpoint import Progress
 from ebmzoo.training.learner import Learner, scale_learning_rates
 from ebmzoo.training.log import Log
+from ebmzoo.training.selection import drawn_in_shards
 from ebmzoo.training.team import Team
 
 
@@ -74,8 +74,7 @@ class Plateau:
 
     def look(self, model: Model, data: Dataset, get: Get, rng: Generator) -> Tensor:
         """Returns what each of ``count`` samples contributes to their distance from the data."""
-        sizes = chunk_sizes(self.count, self.shard or self.count)
-        samples = torch.cat([self.sampler.draw(model, size, rng) for size in sizes])
+        samples = drawn_in_shards(self.sampler, model, self.count, self.shard, rng)
         need = self.compared_with(data)
         pair = compared(samples, need, get, need.extractor.layer, self.count, "Plateau.count")
         return kernel_contributions(*pair)

@@ -57,8 +57,7 @@ class Selection:
 
     def subject(self, model: Model, rng: Generator) -> Tensor:
         """Returns samples of the model."""
-        sizes = chunk_sizes(self.count, self.shard or self.count)
-        return torch.cat([self.sampler.draw(model, size, rng) for size in sizes])
+        return drawn_in_shards(self.sampler, model, self.count, self.shard, rng)
 
     def remarks(self, model: Model, subject: Any, data: Dataset) -> dict[str, float]:
         """Returns the energy gap on the training data and on the split that chooses, for the log.
@@ -120,6 +119,11 @@ def _check(rule: Rule) -> None:
         raise FieldError(rule, "split", "a split that is not reported on: 'train' or 'valid'")
     if not set(rule.watch) <= set(SPLITS) - {rule.split}:
         raise FieldError(rule, "watch", f"splits other than {rule.split!r}: {', '.join(SPLITS)}")
+
+
+def drawn_in_shards(sampler: Sampler, model: Model, count: int, shard: int | None, rng: Generator) -> Tensor:
+    """Returns ``count`` samples of a model, ``shard`` of them drawn at once, or all."""
+    return torch.cat([sampler.draw(model, size, rng) for size in chunk_sizes(count, shard or count)])
 
 
 @torch.no_grad()
