@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -10,10 +11,10 @@ from laws import assert_normal_scores, generator
 from torch import Generator, Tensor, nn
 from toys import PICTURES
 
-from ebmzoo.flows import LatentGlow, RealNVP
+from ebmzoo.flows import Glow, LatentGlow, RealNVP
 from ebmzoo.generators import MLPGenerator
 from ebmzoo.metrics import BitsPerDimension
-from ebmzoo.models import Box, Model, NoEnergy, Posterior, StandardNormal, dequantised
+from ebmzoo.models import Box, Inverse, Model, NoEnergy, Posterior, StandardNormal, dequantised
 from ebmzoo.training import Adam, Batches, Mapped
 from ebmzoo_bases.encoders import MLPEncoder
 from ebmzoo_bases.flow import FlowLikelihood
@@ -173,3 +174,24 @@ def test_a_flat_law_over_all_values_takes_their_logarithm(levels: int):
         found = metric.value(model, PICTURES, "test", lambda recipe: None, generator(7))
         expected = torch.log2(torch.tensor(float(levels))).item() + more
         assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_bits_of_a_fresh_glow_by_hand():
+    """Its couplings do nothing yet and its mixing is a rotation: it makes four kinds of pixels standard."""
+    width, images = 2 / 255, PICTURES.load("test")
+    torch.manual_seed(0)
+    flow = Glow(blocks=1, couplings=1, hidden=8).build(64, (1, 8, 8))
+    model = Model(StandardNormal((64,)), flow, NoEnergy(), posterior=Inverse(flow))
+    flow.log_prob(3 * PICTURES.load("valid") + 1)  # the first batch, which the normalisation is set by
+    found = BitsPerDimension(width).value(model.eval(), PICTURES, "test", lambda recipe: None, generator(8))
+
+    def kinds(x: Tensor) -> list[Tensor]:
+        return [x[:, 0, top::2, left::2].double() for top in (0, 1) for left in (0, 1)]
+
+    nats = 32 * math.log(2 * math.pi)
+    noisy = dequantised(images, width, generator(8))
+    for first, later in zip(kinds(3 * PICTURES.load("valid") + 1), kinds(noisy), strict=True):
+        mean, deviation = float(first.mean()), float(first.std())
+        squares = float(((later - mean) / deviation).square().flatten(1).sum(1).mean())
+        nats += 0.5 * squares + 16 * math.log(deviation)
+    assert found == pytest.approx(nats / (64 * math.log(2)) - math.log2(width), rel=1e-5)
