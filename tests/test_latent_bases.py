@@ -178,19 +178,19 @@ def test_a_flat_law_over_all_values_takes_their_logarithm(levels: int):
 
 def test_bits_of_a_fresh_glow_by_hand():
     """Its couplings do nothing yet and its mixing is a rotation: it makes four kinds of pixels standard."""
-    width, images = 2 / 255, PICTURES.load("test")
+    width, batch = 2 / 255, 3 * PICTURES.load("valid") + 1
     torch.manual_seed(0)
     flow = Glow(blocks=1, couplings=1, hidden=8).build(64, (1, 8, 8))
     model = Model(StandardNormal((64,)), flow, NoEnergy(), posterior=Inverse(flow))
-    flow.log_prob(3 * PICTURES.load("valid") + 1)  # the first batch, which the normalisation is set by
+    flow.log_prob(batch)  # the first one, which the normalisation is set by
     found = BitsPerDimension(width).value(model.eval(), PICTURES, "test", lambda recipe: None, generator(8))
 
     def kinds(x: Tensor) -> list[Tensor]:
         return [x[:, 0, top::2, left::2].double() for top in (0, 1) for left in (0, 1)]
 
     nats = 32 * math.log(2 * math.pi)
-    noisy = dequantised(images, width, generator(8))
-    for first, later in zip(kinds(3 * PICTURES.load("valid") + 1), kinds(noisy), strict=True):
+    noisy = dequantised(PICTURES.load("test"), width, generator(8))
+    for first, later in zip(kinds(batch), kinds(noisy), strict=True):
         mean, deviation = float(first.mean()), float(first.std())
         squares = float(((later - mean) / deviation).square().flatten(1).sum(1).mean())
         nats += 0.5 * squares + 16 * math.log(deviation)

@@ -85,7 +85,8 @@ def existing(folder: Path) -> Path:
 
 def writable(folder: Path) -> bool:
     """Whether a folder can be written, or made where it is not there yet."""
-    return existing(folder).is_dir() and os.access(existing(folder), os.W_OK)
+    there = existing(folder)
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 store_option = click.option(
