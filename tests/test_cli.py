@@ -295,6 +295,12 @@ class TestReproduce:
         assert "not drawn, since not all that is shown is made: both" in made.stderr
         assert made.exit_code == 0
 
+    def test_a_figure_of_other_cells_is_passed_over(self):
+        other = ("--set", "Comparison.samples=(@ebm/Samples(),)", "--set", "Comparison.labels=('VAE + EBM',)")
+        made = run("reproduce", "own/tiny", "--rows", "VAE", *other)
+        assert made.exit_code == 0
+        assert "not drawn" not in made.stderr
+
     def test_an_empty_name_is_no_store(self, here):
         made = run("reproduce", "own/tiny", "--store", "")
         assert made.exit_code == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from ebmzoo.config import ConfigError
 
 if TYPE_CHECKING:
     from ebmzoo.config import Configured
-    from ebmzoo.store import Store
+    from ebmzoo.store import Recipe, Store
     from ebmzoo.tables import Cell
 
 
@@ -151,12 +151,17 @@ def _reproduce(
     drawn = True
     if keeps and not measured.out_of_time:
         with _alone_in(folder):
-            drawn = _draw(configured, store, folder, to_stderr=as_json)
+            drawn = _draw(configured, store, folder, behind, to_stderr=as_json)
     return document, measured.failed or not drawn, measured.out_of_time
 
 
-def _draw(configured: Configured, store: Store, folder: Path, to_stderr: bool) -> bool:
-    """Draws the figures that are due; returns whether none of them failed."""
+def _draw(
+    configured: Configured, store: Store, folder: Path, asked: Collection[Recipe], to_stderr: bool
+) -> bool:
+    """Draws the figures that are due; returns whether none of them failed.
+
+    Those that show something of what was asked for, and cannot be drawn yet, are named.
+    """
     from ebmzoo import figures
 
     well = True
@@ -172,7 +177,7 @@ def _draw(configured: Configured, store: Store, folder: Path, to_stderr: bool) -
             continue
         for path in paths:
             click.echo(f"figure: {path}", err=to_stderr)
-        if not paths:
+        if not paths and not set(asked).isdisjoint(figure.needs()):
             undrawn.append(figure.name)
     if undrawn:
         click.echo(f"not drawn, since not all that is shown is made: {', '.join(undrawn)}", err=True)
