@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 
 import pytest
@@ -14,7 +15,7 @@ from ebmzoo.energies import Energy
 from ebmzoo.fields import FieldError
 from ebmzoo.generators import Generator
 from ebmzoo.models import Model, StandardNormal, value_and_grad
-from ebmzoo_bases.dcgan import DCGANEnergy, DCGANGenerator
+from ebmzoo_bases.dcgan import DCGANEncoder, DCGANEnergy, DCGANGenerator
 from ebmzoo_bases.sngan import (
     SNGANConvEnergy,
     SNGANConvGenerator,
@@ -125,6 +126,14 @@ def test_the_size_of_dcgan_for_other_images():
     energy = 16 * (1 * 64 + 64 * 128) + 2 * 128 + 7 * 7 * 128
     assert size(DCGANEnergy(64, kernel=4).energy((1, 28, 28))) == energy
     assert size(DCGANEnergy(64, kernel=4).energy((1, 8, 8))) == 16 * 64 + 4 * 4 * 64
+
+
+@pytest.mark.parametrize("channels", [8, 64])
+def test_outputs_of_a_fresh_dcgan_encoder_are_as_large_at_every_width(channels):
+    """Of n normalised features, rectified with slope 0.2, each with a weight of variance 1 / 3n."""
+    torch.manual_seed(0)
+    outputs = DCGANEncoder(channels).encoder((1, 28, 28), 200)(torch.randn(64, 1, 28, 28))
+    assert outputs.square().mean().sqrt().item() == pytest.approx(math.sqrt((1 + 0.2**2) / 2 / 3), rel=0.05)
 
 
 def test_the_size_of_the_generator_of_table_3():
