@@ -112,6 +112,14 @@ def test_overlays_change_compute_only(name, scale):
         assert named, f"{binding} ({binding.where})"
 
 
+def test_every_binding_of_an_included_file_is_read_by_some_table():
+    """Reading one table cannot ask for that; and a reference with a scope leaves narrower bindings unread."""
+    read = {binding for name in TABLES for binding in load(name, "paper").bindings}
+    known = {each: cls for kind in config.classes().values() for each, cls in kind.items()}
+    included = [each for path in ROOT.glob("bases/*.gin") for each in Reader(known).file(path).values()]
+    assert [f"{each} ({each.where})" for each in included if str(each) not in read] == []
+
+
 @pytest.mark.parametrize(
     "path", sorted(ROOT.rglob("*.gin")), ids=lambda path: f"{path.parent.name}/{path.name}"
 )
