@@ -656,6 +656,7 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     (["reproduce", "own/tiny", "--set", "Stage.steps=0"], "Stage.steps should be a number above zero, not 0"),
     (["reproduce", "own/tiny", "--set", "nonsense"], "scope/Class.field = value"),
     (["reproduce", "own/tiny", "--set", "abm/Trained.steps=3"], "Nothing reads abm/Trained.steps"),
+    (["plan", "tilting/table1", "--set", "vae_emb/Trained.steps=3"], "did you mean 'vae_ebm'?"),
     (["reproduce", "own/tiny", "--set"], "Option '--set' requires an argument"),
     (["sample", "own/tiny", *OUT], "Missing option '--out'"),
     (["sample", "own/tiny", *OUT, "--out", "a.jpg"], "--out a.jpg should end in .png for a picture"),
@@ -897,7 +898,9 @@ def test_data_verify_tells_whole_from_damaged_and_absent(here):
     assert "winequality-red.csv" in result.stdout
     assert "unchecked" in result.stdout  # the archive publishes no checksum
     assert "WhiteWine" not in result.stdout
-    assert run("data", "verify", "WhiteWine", "--data", str(here)).exit_code == 1
+    absent = run("data", "verify", "WhiteWine", "--data", str(here))
+    assert absent.exit_code == 1
+    assert f"ebmzoo data fetch WhiteWine --data {here}" in absent.stderr
     assert run("data", "verify", "--data", str(here / "nowhere")).exit_code == 0
 
 

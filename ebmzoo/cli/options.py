@@ -113,7 +113,7 @@ table_options = _stack(
     store_option,
     click.option(
         "--data", type=click.Path(path_type=Path, exists=True, file_okay=False), envvar="EBMZOO_DATA",
-        metavar="DIR", help="Where data sets are that are not built in (EBMZOO_DATA).",
+        show_envvar=True, metavar="DIR", help="Where data sets are that are not built in.",
     ),
     click.option(
         "--weights", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",

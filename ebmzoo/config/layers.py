@@ -130,6 +130,6 @@ class Layers:
             stronger = ", ".join(f"{holder.key} ({holder.where})" for holder in holders)
             return f": every {key.owner} made there has a value of its own. Bind that instead: {stronger}."
         there = ", ".join(repr(scope) if scope else "no scope" for scope in scopes[:5])
-        return (
-            f": no {key.owner} is made in the scope {key.scope!r}, but in {there}{nearest(key.scope, scopes)}"
-        )
+        more = ", …" if len(scopes) > 5 else ""
+        hint = nearest(key.scope, [outer for scope in scopes for outer in outer_scopes(scope) if outer])
+        return f": no {key.owner} is made in the scope {key.scope!r}, but in {there}{more}{hint}"
