@@ -73,10 +73,9 @@ def verify(context: click.Context, names: tuple[str, ...], folder: Path | None, 
             click.echo(f"{root} has files of no data set that ebmzoo knows", err=True)
     wrong = [row for row in rows if row["state"] in ("damaged", "absent", "in part")]
     if wrong:
-        click.echo(
-            f"to mend that: ebmzoo data fetch {' '.join(row['name'] for row in wrong)} --data {root}",
-            err=True,
-        )
+        from ebmzoo.data.files import fetching
+
+        click.echo(f"to mend that: {fetching([row['name'] for row in wrong], root)}", err=True)
     context.exit(FAILED if wrong else 0)
 
 

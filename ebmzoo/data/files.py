@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
@@ -49,9 +49,14 @@ class FromFiles(Dataset):
             stated = "; ".join(f"{trouble}: {', '.join(files)}" for trouble, files in troubles if files)
             raise DataError(
                 f"{name} cannot be read from {root}, the folder that EBMZOO_DATA or --data names; {stated}. "
-                f"To mend that: ebmzoo data fetch {name} --data {root}"
+                f"To mend that: {fetching([name], root)}"
             )
         return Path(root)
+
+
+def fetching(names: Iterable[str], root: Path | str) -> str:
+    """Returns the command that downloads what is absent or damaged of these sets into a folder."""
+    return f"ebmzoo data fetch {' '.join(names)} --data {root}"
 
 
 class ImageFiles(FromFiles):
