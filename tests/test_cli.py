@@ -632,6 +632,10 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
     ),
     (["plan", "own/tiny", "--rows", "VEA"], "has no row that matches 'VEA'; did you mean 'VAE'?"),
     (["plan", "own/tiny", "--metrics", "KID"], "own/tiny has no metric that matches 'KID'"),
+    (
+        ["plan", "tilting/table1", "--columns", "MNIST", "--rows", "VAE", "--metrics", "*-fashion"],
+        "no cell that matches VAE · MNIST · *-fashion; what is measured there is FD-mnist, ",
+    ),
     (["reproduce", "own/tiny", "--seeds", "0"], "Invalid value for '--seeds': 0 is not in the range x>=1"),
     (["reproduce", "own/tiny", "--seeds", "many"], "'many' is not a valid integer"),
     (

@@ -204,7 +204,9 @@ def cells_of(
     if not cells:
         given = [each for each in (row_patterns, column_patterns, metric_patterns) if each]
         asked = " · ".join(", ".join(each) for each in given)
-        raise ConfigError(f"{configured.name} has no cell that matches {asked}")
+        measured = sorted({cell.metric for cell in selected(table, row_patterns, column_patterns)})
+        hint = f"; what is measured there is {', '.join(measured)}" if measured else ""
+        raise ConfigError(f"{configured.name} has no cell that matches {asked}{hint}")
     return cells
 
 
