@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from ebmzoo.data.dataset import DataError, check_split
-from ebmzoo.data.files import FromFiles
+from ebmzoo.data.files import FromFiles, fetching
 
 _ARCHIVE = "https://archive.ics.uci.edu/ml/machine-learning-databases"
 
@@ -225,7 +225,7 @@ def _splits(data: UCITable, folder: Path) -> dict[str, Tensor]:
         files = ", ".join(data.files)
         raise DataError(
             f"{type(data).__name__} cannot be read from {files} in {folder}: {error}. Delete what is there "
-            f"and download it again: ebmzoo data fetch {type(data).__name__}"
+            f"and download it again: {fetching([type(data).__name__], folder)}"
         ) from error
     if table.shape[1] != data.columns:
         raise DataError(
