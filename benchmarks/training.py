@@ -25,9 +25,9 @@ import torch
 from torch import Generator
 
 from ebmzoo.config import load
-from ebmzoo.execution import everything_behind
 from ebmzoo.recipes import Trained
 from ebmzoo.runtime import keep_freed_memory
+from ebmzoo.store import everything_behind
 from ebmzoo.training import Batches, Learner, Log, fit
 
 GOAL = 1.05

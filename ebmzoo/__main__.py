@@ -2,4 +2,5 @@
 
 from ebmzoo.cli import main
 
-main(prog_name="ebmzoo")
+if __name__ == "__main__":  # processes that this one starts import it under another name
+    main(prog_name="ebmzoo")

@@ -1,19 +1,19 @@
-"""Where and in what order the cells of a table are made."""
+"""Which cells of a table are made, on which device, and what comes of them."""
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ebmzoo.recipes import Samples, Score, Trained
+from ebmzoo.executors import HERE, Executor, Failure, Job
+from ebmzoo.recipes import Samples, Trained
 from ebmzoo.runtime import OutOfTime, UnknownDevice, say
-from ebmzoo.store import DamagedArtifact, Recipe, Store
+from ebmzoo.store import DamagedArtifact, Store, everything_behind
 from ebmzoo.tables import Cell, Table
-from ebmzoo.training import Diverged, Selection
+from ebmzoo.training import Selection
 from ebmzoo.verdicts import Choice, Result
 
 
@@ -78,71 +78,37 @@ class Measurement:
         return any(result.error for result in self.results)
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a cell could not be made.
-
-    Arguments:
-        words: What went wrong, in one paragraph.
-        attempts: How many times a training that diverged was tried; 1 for any other reason.
-    """
-
-    words: str
-    attempts: int = 1
-
-
-def measure(cells: Sequence[Cell], store: Store, debug: bool = False) -> Measurement:
+def measure(cells: Sequence[Cell], store: Store, executor: Executor = HERE) -> Measurement:
     """Makes every cell, seed by seed. A cell that fails does not keep the others from being made.
 
     Arguments:
         cells: The cells.
         store: The store.
-        debug: Whether an error ends it all, with its traceback.
+        executor: Who makes them.
     """
     values: dict[tuple[int, int], float] = {}
     failures: dict[int, Failure] = {}
     out_of_time = False
     try:
-        for seed, index, cell in _rounds(cells):
-            score = cell.scores()[seed]
-            if store.state(score) != "kept":
-                say(f"seed {seed + 1}/{cell.seeds} · {cell.row} · {cell.column} · {cell.metric}")
-            outcome = store.get(score) if debug else _attempt(store, score)
+        for job, outcome in executor.outcomes(list(_jobs(cells)), store):
             if isinstance(outcome, Failure):
                 if outcome.words not in {told.words for told in failures.values()}:
                     say(f"failed: {outcome.words}")
-                failures.setdefault(index, outcome)
+                failures.setdefault(job.index, outcome)
             else:
-                values[index, seed] = outcome
+                values[job.index, job.seed] = outcome
     except OutOfTime:
         out_of_time = True
     results = [_result(store, cell, index, values, failures.get(index)) for index, cell in enumerate(cells)]
     return Measurement(results, out_of_time)
 
 
-def _rounds(cells: Sequence[Cell]) -> Iterator[tuple[int, int, Cell]]:
+def _jobs(cells: Sequence[Cell]) -> Iterator[Job]:
     """Yields every seed of every cell, all cells of one seed before the next, so that pairs fill up early."""
     for seed in range(max((cell.seeds for cell in cells), default=0)):
         for index, cell in enumerate(cells):
             if seed < cell.seeds:
-                yield seed, index, cell
-
-
-def _attempt(store: Store, score: Score) -> float | Failure:
-    """Returns a score, or what went wrong."""
-    try:
-        return float(store.get(score))
-    except OutOfTime:
-        raise
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        words = os.strerror(error.errno) if error.errno else str(error)
-        return Failure(f"{words}{where}; what was made is kept: mend the cause, and say the command again")
-    except Exception as error:
-        words = " ".join(str(error).split())
-        ours = isinstance(error, ValueError) or type(error).__module__.startswith("ebmzoo")
-        attempts = error.attempts if isinstance(error, Diverged) else 1
-        return Failure(words if ours and words else f"{type(error).__name__}: {words}".rstrip(": "), attempts)
+                yield Job(seed, index, cell)
 
 
 def _result(
@@ -217,13 +183,3 @@ def _diagnostics(sampled: Sequence[tuple[Samples, dict[str, Any]]]) -> dict[str,
     found = [run.get("diagnostics", {}) for _, run in sampled]
     names = [name for name in found[0] if all(name in each for each in found)] if found else []
     return {name: statistics.fmean(each[name] for each in found) for name in names}
-
-
-def everything_behind(recipes: Sequence[Recipe]) -> list[Recipe]:
-    """Returns the recipes and all that they need, each once, needed ones first."""
-    found: dict[str, Recipe] = {}
-    for recipe in recipes:
-        for need in everything_behind(recipe.needs()):
-            found.setdefault(need.key, need)
-        found.setdefault(recipe.key, recipe)
-    return list(found.values())

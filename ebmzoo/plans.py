@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ebmzoo.execution import everything_behind
 from ebmzoo.metrics.features import DataFeatures
 from ebmzoo.recipes import Samples, Trained
-from ebmzoo.store import DamagedArtifact, Recipe, Store, environment
+from ebmzoo.store import DamagedArtifact, Recipe, Store, environment, everything_behind
 from ebmzoo.tables import Cell
 
 MARKS = {"kept": "✓", "begun": "◐", "missing": "○"}

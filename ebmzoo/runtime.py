@@ -96,10 +96,16 @@ _MALLOC_OPTIONS = {
 
 
 def progress(items: Iterable[Item], label: str, total: int, done: int = 0) -> Iterator[Item]:
-    """Yields ``items`` under a progress bar on stderr, which appears only where stderr is a terminal."""
+    """Yields ``items`` under a progress bar on stderr.
+
+    It appears where stderr is a terminal, in the process that was asked; the bars of several would write over
+    one another.
+    """
+    from multiprocessing.process import parent_process
+
     import tqdm
 
-    quiet = not sys.stderr.isatty()
+    quiet = parent_process() is not None or not sys.stderr.isatty()
     yield from tqdm.tqdm(
         items,
         desc=label,

@@ -37,6 +37,7 @@ FLOORS = {
     "ebmzoo.curves": 4,
     "ebmzoo.figures": 4,
     "ebmzoo.builtin": 5,
+    "ebmzoo.executors": 5,
     "ebmzoo.execution": 5,
     "ebmzoo.plans": 5,
     "ebmzoo.verdicts": 5,

@@ -733,6 +733,12 @@ def test_debug_shows_what_a_cell_ran_into():
     assert "count is 1000" in str(made.exception)
 
 
+def test_debug_is_for_one_process():
+    made = run("reproduce", "own/tiny", "--debug", "--workers", "2")
+    assert made.exit_code == 2
+    assert "it needs --workers 1" in made.stderr
+
+
 def test_an_unforeseen_error_is_told(monkeypatch):
     def fall(*unused: object) -> None:
         raise ZeroDivisionError("division\nby zero")

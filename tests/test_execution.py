@@ -12,11 +12,12 @@ import torch
 from planted import SUBJECT, Planted, cell
 from toys import Blob, Chase, Countdown, Offset
 
-from ebmzoo.execution import device_named, everything_behind, measure, selected
+from ebmzoo.execution import device_named, measure, selected
+from ebmzoo.executors import InProcess
 from ebmzoo.recipes import Samples, Score, Trained
 from ebmzoo.runtime import Runtime, UnknownDevice
 from ebmzoo.samplers import Chains, Direct, Langevin, Stage
-from ebmzoo.store import Recipe, Store
+from ebmzoo.store import Recipe, Store, everything_behind
 from ebmzoo.tables import Cell, Table
 from ebmzoo.training import SGD, GoBack
 
@@ -106,7 +107,7 @@ def test_a_training_that_diverges_fails_every_metric_of_it_once(tmp_path):
 
 def test_debug_lets_the_error_through(tmp_path):
     with pytest.raises(ValueError, match="makes no sense"):
-        measure([cell(metric=Planted(fault="value"))], Store(tmp_path), debug=True)
+        measure([cell(metric=Planted(fault="value"))], Store(tmp_path), InProcess(debug=True))
 
 
 def test_the_deadline_leaves_what_was_made(tmp_path):

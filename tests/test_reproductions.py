@@ -17,8 +17,8 @@ from ebmzoo.cli import main
 from ebmzoo.config import SCALES, load
 from ebmzoo.config.bindings import Reader
 from ebmzoo.data.dataset import DataError, Dataset
-from ebmzoo.execution import everything_behind
 from ebmzoo.recipes import Trained
+from ebmzoo.store import everything_behind
 from ebmzoo.tables import Table
 
 ROOT = ebmzoo_reproductions()

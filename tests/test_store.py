@@ -21,7 +21,6 @@ import pytest
 import torch
 from toys import METHODS, VAES, Blob, Countdown, Note, Offset, full_disk, journal, kept, processes, until
 
-from ebmzoo.execution import everything_behind
 from ebmzoo.fields import added
 from ebmzoo.metrics import FrechetDistance
 from ebmzoo.metrics.features import ClassifierFeatures, DataFeatures
@@ -35,6 +34,7 @@ from ebmzoo.store import (
     StoreError,
     canonical,
     describe,
+    everything_behind,
     inspect,
     load_tensors,
     save_tensors,

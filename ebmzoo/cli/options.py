@@ -143,6 +143,10 @@ runtime_options = _stack(
     ),
     click.option("--time-limit", type=Duration(), metavar="TIME", help="Stop cleanly after 30s, 9m or 1.5h."),
 )  # fmt: skip
+workers_option = click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, metavar="N",
+    help="Make so many cells at a time, in processes that share the cores.",
+)  # fmt: skip
 
 
 def warn_of_broken_plugins() -> None:

@@ -68,7 +68,7 @@ def sample(
     _check_out(out)
     [configured] = configure([name], scale, sets, files, data, weights)
     from ebmzoo import figures
-    from ebmzoo.execution import everything_behind
+    from ebmzoo.store import everything_behind
 
     recipe = _recipe(configured, row, column, seed, count)
     if out.suffix == ".png" and not figures.drawable(recipe.data.shape):

@@ -23,12 +23,14 @@ from ebmzoo.cli.options import (
     table_options,
     tables_argument,
     with_seeds,
+    workers_option,
     writable,
 )
 from ebmzoo.config import ConfigError
 
 if TYPE_CHECKING:
     from ebmzoo.config import Configured
+    from ebmzoo.executors import Executor
     from ebmzoo.store import Recipe, Store
     from ebmzoo.tables import Cell
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 @table_options
 @cell_options
 @runtime_options
+@workers_option
 @json_option
 def plan(
     names: tuple[str, ...],
@@ -54,13 +57,14 @@ def plan(
     device: str,
     compiled: bool,
     time_limit: float | None,
+    workers: int,
     as_json: bool,
 ) -> None:
     """Show what would be made; make nothing.
 
     Takes all options of `ebmzoo reproduce`; those that change no number change nothing here.
     """
-    del device, compiled, time_limit
+    del device, compiled, time_limit, workers
     asked = [with_seeds(each, seeds) for each in configure(names, scale, sets, files, data, weights)]
     from ebmzoo.plans import Plan
     from ebmzoo.store import Store
@@ -78,6 +82,7 @@ def plan(
 @table_options
 @cell_options
 @runtime_options
+@workers_option
 @json_option
 @click.pass_context
 def reproduce(
@@ -96,6 +101,7 @@ def reproduce(
     device: str,
     compiled: bool,
     time_limit: float | None,
+    workers: int,
     as_json: bool,
 ) -> None:
     """Make tables and print them.
@@ -106,11 +112,12 @@ def reproduce(
     """
     asked = [with_seeds(each, seeds) for each in configure(names, scale, sets, files, data, weights)]
     chosen = [cells_of(each, rows, columns, metrics) for each in asked]
+    executor = _executor(workers)
     store = open_store(root, device, compiled, time_limit)
     failed = late = False
     documents = []
     for configured, cells in zip(asked, chosen, strict=True):
-        document, table_failed, table_late = _reproduce(configured, cells, store, as_json)
+        document, table_failed, table_late = _reproduce(configured, cells, store, executor, as_json)
         documents.append(document)
         failed, late = failed or table_failed, late or table_late
     if as_json:
@@ -120,13 +127,28 @@ def reproduce(
     context.exit(OUT_OF_TIME if late else FAILED if failed else 0)
 
 
+def _executor(workers: int) -> Executor:
+    """Returns who makes cells.
+
+    Raises:
+        UsageError: If several processes should show the traceback of one.
+    """
+    from ebmzoo.executors import InProcess, Processes
+
+    if workers == 1:
+        return InProcess(debugging())
+    if debugging():
+        raise click.UsageError("--debug ends with the first error's traceback, so it needs --workers 1")
+    return Processes(workers)
+
+
 def _reproduce(
-    configured: Configured, cells: list[Cell], store: Store, as_json: bool
+    configured: Configured, cells: list[Cell], store: Store, executor: Executor, as_json: bool
 ) -> tuple[dict[str, Any], bool, bool]:
     """Makes a table; returns it as JSON, whether anything of it failed, and whether time ran out."""
     from ebmzoo import rendering
-    from ebmzoo.execution import everything_behind, measure
-    from ebmzoo.store import write
+    from ebmzoo.execution import measure
+    from ebmzoo.store import everything_behind, write
     from ebmzoo.verdicts import Outcome
 
     folder = table_folder(store.root, configured)
@@ -136,7 +158,7 @@ def _reproduce(
         note_references(folder, [recipe.key for recipe in behind])
     else:
         warn(f"{store.root} cannot be written: the table is printed, and neither kept there nor drawn")
-    measured = measure(cells, store, debug=debugging())
+    measured = measure(cells, store, executor)
     outcome = Outcome(
         configured.name, configured.scale, configured.table, tuple(measured.results), configured.overrides
     )

@@ -17,7 +17,7 @@ from ebmzoo.store.errors import DamagedArtifact, StoreError
 from ebmzoo.store.files import canonical, load_tensors, replace, save_tensors, write
 from ebmzoo.store.inspection import Kept, inspect
 from ebmzoo.store.provenance import environment
-from ebmzoo.store.shelf import Recipe, Store, describe, recipes_within, unfinished
+from ebmzoo.store.shelf import Recipe, Store, describe, everything_behind, recipes_within, unfinished
 from ebmzoo.store.transfer import Arrivals, bring, export
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "canonical",
     "describe",
     "environment",
+    "everything_behind",
     "export",
     "inspect",
     "load_tensors",

@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -134,6 +134,16 @@ def recipes_within(value: Any) -> Iterator[Recipe]:
             yield from recipes_within(part)
 
 
+def everything_behind(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """Returns the recipes and all that they need, each once, needed ones first."""
+    found: dict[str, Recipe] = {}
+    for recipe in recipes:
+        for need in everything_behind(recipe.needs()):
+            found.setdefault(need.key, need)
+        found.setdefault(recipe.key, recipe)
+    return list(found.values())
+
+
 class Store:
     """A shelf of artifacts.
 
@@ -146,6 +156,11 @@ class Store:
         self.root = Path(root)
         self.runtime = runtime or Runtime()
         self._failed: dict[str, Exception] = {}
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The keys of the recipes that could not be made, those that others were made for first."""
+        return tuple(self._failed)
 
     def folder(self, recipe: Recipe) -> Path:
         """Returns the folder of a recipe's artifact, whether or not it is there."""

@@ -133,12 +133,16 @@ class _Member:
             if said.exists():
                 return f"process {rank} of {self.size} failed: {said.read_text()}"
             if process.exitcode:
-                return (
-                    f"process {rank} of {self.size} was ended from outside, with exit code "
-                    f"{process.exitcode}; the system kills what needs too much memory. Say the command "
-                    "again: it goes on from the last checkpoint"
-                )
+                return ended_from_outside(f"process {rank} of {self.size}", process.exitcode)
         return None
+
+
+def ended_from_outside(process: str, exit_code: int | None) -> str:
+    """Returns in words that a process has been killed."""
+    return (
+        f"{process} was ended from outside, with exit code {exit_code}; the system kills what needs too much "
+        "memory. Say the command again: it goes on from the last checkpoint"
+    )
 
 
 def _assist(member: _Member, rank: int, assist: Callable[..., object], arguments: tuple[Any, ...]) -> None:
