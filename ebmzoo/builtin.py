@@ -128,6 +128,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             *(
                 training.Stop,
                 training.GoBack,
+                training.SettleForBest,
                 training.Limit,
                 training.LowerLearningRate,
                 training.FreshNoise,

@@ -175,7 +175,7 @@ def _choice(trained: Sequence[tuple[Trained, dict[str, Any]]]) -> Choice | None:
     kept = statistics.fmean(each["step"] for each in seen)
     last = statistics.fmean(each["scores"][-1][0] for each in seen)
     label = rule.metric.label + (f" of {rule.count} samples" if isinstance(rule, Selection) else "")
-    return Choice(label, rule.split, kept, last, scores)
+    return Choice(label, rule.split, kept, last, scores, sum("diverged" in each for each in seen))
 
 
 def _diagnostics(sampled: Sequence[tuple[Samples, dict[str, Any]]]) -> dict[str, float]:

@@ -75,7 +75,8 @@ def choice_text(choice: Choice) -> str:
         f"{choice.metric} on {split} {number(kept)}, last {number(last)}"
         for split, (kept, last) in choice.scores.items()
     )
-    return f"update {choice.kept:.0f} of {choice.last:.0f}, chosen on {choice.split}; {scores}"
+    diverged = f"; runs that ended since they diverged: {choice.diverged}" if choice.diverged else ""
+    return f"update {choice.kept:.0f} of {choice.last:.0f}, chosen on {choice.split}; {scores}{diverged}"
 
 
 def difference(result: Result) -> float | None:

@@ -26,6 +26,7 @@ class Choice:
         kept: After how many updates the model was kept.
         last: After how many updates it looked for the last time.
         scores: What the kept model and the last one scored, by split.
+        diverged: How many of the runs ended since they diverged.
     """
 
     metric: str
@@ -33,6 +34,7 @@ class Choice:
     kept: float
     last: float
     scores: Mapping[str, tuple[float, float]]
+    diverged: int = 0
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,14 @@ from ebmzoo.training import (
     Log,
     LowerLearningRate,
     Selection,
+    SettleForBest,
     Stop,
     descend,
     fit,
 )
+from ebmzoo.training.checkpoint import Progress
 from ebmzoo.training.divergence import LIMITS
+from ebmzoo.training.selection import Look, Referee
 from ebmzoo_bases.encoders import MLPEncoder
 from ebmzoo_bases.vae import VAE, Gaussian
 from ebmzoo_tilting.tilting import Tilting
@@ -434,6 +437,58 @@ def test_attempts_are_bounded(tmp_path: Path):
     )
     with pytest.raises(Diverged, match="update 6 after 3 further attempts: energy_data is nan"):
         Store(tmp_path).get(hopeless)
+
+
+def test_what_settles_for_the_best_model_ends_with_that_of_a_run_that_never_diverged(tmp_path: Path):
+    """Two runs are the same until one diverges in update 25: both keep the best model of the looks before."""
+    rule = Selection(Offset(9.0), Direct(), every=4, count=16)
+
+    def examine(model: Model, step: int) -> Look:
+        [by] = model.decoder.parameters()
+        return Look({"valid": abs(step - 14) + float(by.detach().norm())}, {})
+
+    def run(name: str, steps: int, *planted: tuple[int, str, str]) -> tuple[Tensor, Progress]:
+        torch.manual_seed(0)
+        learner = Chase(dropout=0.5, planted=planted).learner(Chase().model((2,), None))
+        batches, checkpoint = Batches(PLANE.load("train"), None, 16, generator(0)), tmp_path / name
+        policy, referee = SettleForBest(Stop()), Referee(rule, examine)
+        done = fit(learner, batches, steps, generator(1), checkpoint, policy=policy, referee=referee)
+        return next(learner.model.decoder.parameters()).detach(), done
+
+    calm, undisturbed = run("calm", 24)
+    settled, done = run("shaky", 60, (25, "energy_gap", "1e9"))
+    assert torch.equal(settled, calm)
+    assert done.selection["step"] == undisturbed.selection["step"] == 12
+    assert done.selection["diverged"] == {"step": 25, "saw": "energy_gap is 1e+09, beyond 10000"}
+    assert done.selection["scores"] == undisturbed.selection["scores"]
+    assert done.step == 25
+    assert done.attempts == []
+
+
+def test_settling_comes_after_the_attempts_and_needs_a_model(tmp_path: Path):
+    selection = Selection(Offset(9.0), Direct(), every=8, count=16)
+    method = Chase(planted=((6, "energy_data", "nan"), (10, "energy_data", "nan")))
+    policy = SettleForBest(GoBack(FreshNoise(), every=2, attempts=3))
+    none_yet = dataclasses.replace(NOISY, method=method, selection=selection, divergence=policy)
+    with pytest.raises(Diverged, match="update 6 after 3 further attempts: energy_data is nan"):
+        Store(tmp_path).get(none_yet)
+    later = dataclasses.replace(none_yet, method=Chase(planted=method.planted[1:]), steps=20)
+    Store(tmp_path).get(later)
+    record = Store(tmp_path).run(later)
+    assert len(record["attempts"]) == 3
+    assert record["selection"]["step"] == 8
+    assert record["selection"]["diverged"]["step"] == 10
+    [result] = measure(
+        [Cell("a", "x", Score(Samples(later, Direct(), 16), Offset()))], Store(tmp_path)
+    ).results
+    assert result.error is None
+    assert result.choice is not None
+    assert result.choice.diverged == 1
+
+
+def test_settling_for_the_best_needs_a_rule_that_says_which_it_is():
+    with pytest.raises(ValueError, match="SettleForBest"):
+        dataclasses.replace(NOISY, divergence=SettleForBest())
 
 
 def test_fresh_noise_is_fresh_each_time(tmp_path: Path):

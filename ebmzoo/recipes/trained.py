@@ -84,6 +84,8 @@ class Trained(ModelRecipe):
         if self.batch_size % self.processes:
             raise FieldError(self, "batch_size", f"a multiple of {self.processes}, the number of processes")
         not_negative(self, "seed")
+        if self.divergence.settles and self.selection is None:
+            raise FieldError(self, "selection", "a rule that says which model SettleForBest is to keep")
         if self.split not in SPLITS:
             raise FieldError(self, "split", f"one of {', '.join(SPLITS)}")
 

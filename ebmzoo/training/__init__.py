@@ -3,7 +3,15 @@
 from ebmzoo.training.averaging import Averaged
 from ebmzoo.training.batches import Batch, Batches, Mapped, Share
 from ebmzoo.training.contrastive import ContrastiveLearner
-from ebmzoo.training.divergence import Diverged, FreshNoise, GoBack, Limit, LowerLearningRate, Stop
+from ebmzoo.training.divergence import (
+    Diverged,
+    FreshNoise,
+    GoBack,
+    Limit,
+    LowerLearningRate,
+    SettleForBest,
+    Stop,
+)
 from ebmzoo.training.learner import SGD, Adam, Clipped, Learner, Method, Optimizer, descend
 from ebmzoo.training.log import Log
 from ebmzoo.training.loop import fit
@@ -42,6 +50,7 @@ __all__ = [
     "Referee",
     "Scheduled",
     "Selection",
+    "SettleForBest",
     "Share",
     "Stop",
     "Team",

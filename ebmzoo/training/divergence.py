@@ -141,6 +141,11 @@ class Policy(Protocol):
         """How many updates lie between the points that training can go back to; None for no points."""
         ...
 
+    @property
+    def settles(self) -> bool:
+        """Whether a run that may not go back any more ends with its best model, instead of failing."""
+        ...
+
     def amend(self, learner: Learner, rng: Generator, attempt: int) -> str:
         """Changes what the policy changes, once; returns what it was, in words."""
         ...
@@ -165,6 +170,11 @@ class Stop:
     def every(self) -> None:
         """There is no point to go back to."""
         return
+
+    @property
+    def settles(self) -> bool:
+        """It does not."""
+        return False
 
     def amend(self, learner: Learner, rng: Generator, attempt: int) -> str:
         """Is never asked."""
@@ -192,6 +202,49 @@ class GoBack:
     def __post_init__(self) -> None:
         positive(self, "every", "attempts")
 
+    @property
+    def settles(self) -> bool:
+        """It does not."""
+        return False
+
     def amend(self, learner: Learner, rng: Generator, attempt: int) -> str:
         """Makes the change."""
         return self.change.apply(learner, rng, attempt)
+
+
+@dataclass(frozen=True)
+class SettleForBest:
+    """Does what another policy does, and ends with the best model where that one would fail.
+
+    Many energies learn until they diverge, and the best of them came before. Which one that is,
+    ``Trained.selection`` says; that the run ended so is in its record and in the table.
+
+    Arguments:
+        policy: The other policy.
+    """
+
+    policy: Policy = GoBack()
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What the other policy watches."""
+        return self.policy.limits
+
+    @property
+    def attempts(self) -> int:
+        """How many times the other policy may go back."""
+        return self.policy.attempts
+
+    @property
+    def every(self) -> int | None:
+        """How many updates lie between the other policy's points."""
+        return self.policy.every
+
+    @property
+    def settles(self) -> bool:
+        """It does."""
+        return True
+
+    def amend(self, learner: Learner, rng: Generator, attempt: int) -> str:
+        """Makes the other policy's change."""
+        return self.policy.amend(learner, rng, attempt)

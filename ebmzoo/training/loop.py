@@ -62,7 +62,8 @@ def fit(
         How the run went, and the learner's model has the chains of all processes, in the first one.
 
     Raises:
-        Diverged: If training diverged and the policy allows no further attempt.
+        Diverged: If training diverged, and the policy allows no further attempt and does not settle for the
+            best model, or there is none yet.
         OutOfTime: If the deadline came. A checkpoint is written first.
     """
     team = team or Team()
@@ -172,6 +173,12 @@ class _Session:
         run, step = self.run, self.run.progress.step
         attempts: list[dict[str, Any]] = list(run.progress.attempts)
         if len(attempts) >= self.policy.attempts:
+            if self.policy.settles and self.referee is not None and self.referee.settle(run.progress, seen):
+                self.stopped = True
+                if run.team.leads:
+                    best = run.progress.selection["step"]
+                    say(f"update {step}: {seen}; training ends, with the model of update {best}, the best")
+                return
             history = f" after {len(attempts)} further attempts" if attempts else ""
             remedy = "Lower the learning rate or the sampler's step"
             if self.policy.every is None:

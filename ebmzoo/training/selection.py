@@ -185,6 +185,13 @@ class Referee:
         patience = self.selection.patience
         return patience is not None and progress.selection.get("since", 0) >= patience
 
+    def settle(self, progress: Progress, seen: str) -> bool:
+        """Notes that training diverged for good, and returns whether there is a best model to end with."""
+        if "model" not in progress.selection:
+            return False
+        progress.selection["diverged"] = {"step": progress.step, "saw": seen}
+        return True
+
     def take_best(self, model: Model, progress: Progress) -> None:
         """Puts the best model's weights into ``model``, if any was scored."""
         if "model" in progress.selection:
