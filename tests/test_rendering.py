@@ -240,6 +240,7 @@ def test_json_by_hand():
             "kept": 2.0,
             "last": 3.0,
             "scores": {"valid": {"kept": 4.0, "last": 5.0}},
+            "diverged": 0,
         },
     }
     assert made["cells"][4]["value"] is None

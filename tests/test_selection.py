@@ -66,6 +66,9 @@ def test_a_choice_in_words():
         "update 200 of 250, chosen on valid; EMD of 9 samples on valid 0.5, last 0.75; "
         "EMD of 9 samples on test 1, last 2"
     )
+    assert choice_text(dataclasses.replace(choice, diverged=2)) == (
+        f"{choice_text(choice)}; runs that ended since they diverged: 2"
+    )
 
 
 class First(nn.Module):
