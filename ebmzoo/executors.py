@@ -22,7 +22,7 @@ from typing import Protocol, TypeAlias
 import torch
 
 from ebmzoo.recipes import Score
-from ebmzoo.runtime import Deadline, OutOfTime, Runtime, keep_freed_memory, say
+from ebmzoo.runtime import Deadline, OutOfTime, Runtime, keep_freed_memory, say, speaking_of
 from ebmzoo.store import Store, everything_behind
 from ebmzoo.tables import Cell
 from ebmzoo.training import Diverged
@@ -48,10 +48,11 @@ class Job:
         """What is to be made."""
         return self.cell.score.reseeded(self.seed)
 
-    def announce(self) -> None:
-        """Tells that it is begun."""
+    @property
+    def title(self) -> str:
+        """Its seed, row, column and metric."""
         cell = self.cell
-        say(f"seed {self.seed + 1}/{cell.seeds} · {cell.row} · {cell.column} · {cell.metric}")
+        return f"seed {self.seed + 1}/{cell.seeds} · {cell.row} · {cell.column} · {cell.metric}"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class InProcess:
         """Yields the jobs in their order."""
         for job in jobs:
             if store.state(job.score) != "kept":
-                job.announce()
+                say(job.title)
             yield job, float(store.get(job.score)) if self.debug else attempt(store, job.score)
 
 
@@ -200,7 +201,7 @@ class _Crew:
         needs = {each.key for each in everything_behind([job.score]) if self._store.state(each) != "kept"}
         if any(worker.makes & needs for worker in at_work):
             return False
-        job.announce()
+        say(job.title)
         self._idle().begin(job, needs)
         return True
 
@@ -268,7 +269,7 @@ class _Worker:
         """Hands over a job, which makes the recipes with these keys."""
         self.job, self.makes = job, makes
         with suppress(OSError):  # a process that is gone is noticed when its report is due
-            self.line.send(job.score)
+            self.line.send((job.title, job.score))
 
     def end(self, stopping: bool) -> tuple[Job, _Report]:
         """Returns the job and the report on it, which is there."""
@@ -332,9 +333,11 @@ def _serve(line: Connection, settings: _Settings) -> None:
     leash = _Leash(settings.end, line)
     store = Store(settings.root, dataclasses.replace(settings.runtime, deadline=leash))
     with suppress(EOFError, OSError):  # whoever asked is gone
-        while (score := line.recv()) is not None:
+        while (task := line.recv()) is not None:
+            title, score = task
             try:
-                report = _Report(attempt(store, score), store.failed)
+                with speaking_of(title):
+                    report = _Report(attempt(store, score), store.failed)
             except OutOfTime:
                 report = _Report(None)
             line.send(report)

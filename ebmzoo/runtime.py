@@ -9,7 +9,8 @@ import ctypes
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -119,7 +120,21 @@ def progress(items: Iterable[Item], label: str, total: int, done: int = 0) -> It
 
 
 def say(message: str) -> None:
-    """Prints a line to stderr, above any progress bar."""
+    """Prints a line to stderr, above any progress bar, and says what it is about where that is not clear."""
     import tqdm
 
-    tqdm.tqdm.write(message, file=sys.stderr)
+    about = _subject.get()
+    tqdm.tqdm.write(f"{about}: {message}" if about else message, file=sys.stderr)
+
+
+_subject: ContextVar[str] = ContextVar("subject", default="")
+
+
+@contextmanager
+def speaking_of(subject: str) -> Iterator[None]:
+    """Lets every line that is said name its subject, as it must where several processes say theirs."""
+    before = _subject.set(subject)
+    try:
+        yield
+    finally:
+        _subject.reset(before)

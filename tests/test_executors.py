@@ -25,13 +25,17 @@ from ebmzoo.runtime import Deadline, Runtime
 from ebmzoo.samplers import Direct
 from ebmzoo.store import Recipe, Store
 from ebmzoo.tables import Cell
-from ebmzoo.training import SGD
+from ebmzoo.training import FreshNoise, GoBack
 
 TWO = Processes(2)
 FURTHER = dataclasses.replace(SUBJECT, model=dataclasses.replace(SUBJECT.model, base=SUBJECT.model, seed=9))
 ENDLESS = Samples(Trained(Chase(), Blob(), steps=10**8, batch_size=16), Direct(), count=8)
 DIVERGING = Samples(
-    Trained(Chase(SGD(3.0), planted=((2, "energy_gap", 1e9),)), Blob(), 5, 16), Direct(), count=8
+    Trained(
+        Chase(planted=((2, "energy_gap", 1e9),)), Blob(), 5, 16, divergence=GoBack(FreshNoise(), attempts=1)
+    ),
+    Direct(),
+    count=8,
 )
 
 
@@ -54,14 +58,14 @@ def made(root: Path, kind: str) -> list[Path]:
     return sorted(root.glob(f"{kind}-*/artifact.*"))
 
 
-def test_two_make_what_one_makes_and_everything_once(tmp_path, capsys):
+def test_two_make_what_one_makes_and_everything_once(tmp_path, capfd):
     asked = cells(Score(SUBJECT, Offset()), Score(FURTHER, Offset()), Score(SUBJECT, Offset(1.0)), seeds=2)
     alone = measure(asked, Store(tmp_path / "one"))
-    capsys.readouterr()
+    capfd.readouterr()
     together = measure(asked, Store(tmp_path / "two"), TWO)
     assert [result.values for result in together.results] == [result.values for result in alone.results]
     assert not together.failed
-    told = capsys.readouterr().err.splitlines()
+    told = capfd.readouterr().err.splitlines()
     assert len(told) == 6
     assert all(line.startswith("seed") for line in told)  # and none that waits for another process
     for kind in ("trained", "samples", "score"):
@@ -85,15 +89,18 @@ def test_failures_are_told_once_and_leave_the_others(tmp_path, capfd):
         Score(SUBJECT, Planted(fault="type")),
     )
     diverged, killed, too, well, wrong = measure(asked, Store(tmp_path), TWO).results
-    assert "training diverged at update 2: energy_gap is 1e+09" in str(diverged.error)
+    assert "diverged at update 2 after 1 further attempts: energy_gap is 1e+09" in str(diverged.error)
     assert too.error == diverged.error
     assert "the process that made it was ended from outside, with exit code -9" in str(killed.error)
     assert wrong.error == "TypeError: this is no number"
     assert well.error is None
     assert well.values == (Store(tmp_path).get(asked[3].score),)
     told = capfd.readouterr().err.splitlines()
+    begun_of = [line for line in told if line.startswith("seed") and "update" not in line]
+    assert len(begun_of) == 4  # what cannot be made is not begun again
     assert sum(line.startswith("failed") for line in told) == 3
-    assert sum(line.startswith("seed") for line in told) == 4  # what cannot be made is not begun again
+    [went_back] = [line for line in told if "back to update 0" in line]
+    assert went_back.startswith("seed 1/1 · row 0 · toy · offset: update 2: energy_gap is 1e+09")
 
 
 class OnceBegun(Deadline):
