@@ -164,7 +164,8 @@ def _known(job: Job, store: Store, failed: dict[str, Failure]) -> Outcome | None
     """Returns what comes of a job, if that is known without making anything."""
     if store.state(job.score) == "kept":
         return attempt(store, job.score)
-    return next((failed[each.key] for each in everything_behind([job.score]) if each.key in failed), None)
+    behind = everything_behind([job.score]) if failed else []
+    return next((failed[each.key] for each in behind if each.key in failed), None)
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,8 @@ class _Crew:
         for worker in self._workers:
             if not worker.job:
                 return worker
-        self._workers.append(_Worker(self._store, len(self._workers), self._count))
+        ranks = set(range(self._count)) - {worker.rank for worker in self._workers}
+        self._workers.append(_Worker(self._store, min(ranks), self._count))
         return self._workers[-1]
 
     def reports(self) -> Iterator[tuple[Job, _Report]]:
@@ -251,6 +253,7 @@ class _Worker:
 
     def __init__(self, store: Store, rank: int, count: int):
         context = get_context("spawn")
+        self.rank = rank
         self.line, theirs = context.Pipe()
         runtime = store.runtime
         settings = _Settings(
