@@ -9,25 +9,8 @@ import torch
 from torch import Tensor, nn
 
 
-class ColumnLinear(nn.Linear):
-    r"""Creates a linear layer of points that are columns, :math:`X \mapsto W X + b`.
-
-    Few features in or out make a narrow matrix of many rows, which products on a CPU are slow at, those of
-    the gradients above all. As columns the same points make long rows.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Maps (inputs, B) to (outputs, B)."""
-        return torch.addmm(self.bias[:, None], self.weight, input)
-
-
 def mlp(
-    inputs: int,
-    hidden: int,
-    depth: int,
-    outputs: int,
-    activation: Callable[[], nn.Module],
-    linear: Callable[[int, int], nn.Linear] = nn.Linear,
+    inputs: int, hidden: int, depth: int, outputs: int, activation: Callable[[], nn.Module]
 ) -> nn.Sequential:
     """Creates a fully connected network.
 
@@ -37,12 +20,11 @@ def mlp(
         depth: The number of hidden layers.
         outputs: The number of output features.
         activation: Creates what follows every hidden layer.
-        linear: Creates the layers between, of so many features in and out.
     """
     layers: list[nn.Module] = []
     for width in [inputs, *[hidden] * (depth - 1)]:
-        layers += [linear(width, hidden), activation()]
-    return nn.Sequential(*layers, linear(hidden, outputs))
+        layers += [nn.Linear(width, hidden), activation()]
+    return nn.Sequential(*layers, nn.Linear(hidden, outputs))
 
 
 def leaky(slope: float) -> Callable[[], nn.Module]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ebmzoo.blocks import ColumnLinear, mlp
+from ebmzoo.blocks import mlp
 from ebmzoo.fields import positive
-from ebmzoo.flows.flow import Flow, check_sizes
+from ebmzoo.flows.flow import Flow, check_sizes, rowsum
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class CouplingFlow(Flow):
     """The flow that :class:`RealNVP` creates.
 
     The two halves are tensors of their own from the first layer to the last: nothing is masked, and no layer
-    puts them together. In them points are columns, for the sake of :class:`~ebmzoo.blocks.ColumnLinear`.
+    puts them together.
     """
 
     def __init__(self, shape: tuple[int, ...], layers: int, hidden: int, depth: int):
@@ -72,7 +72,7 @@ class CouplingFlow(Flow):
 
     def pull(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns latents (B, D) and log-determinants (B,) for data (B, D)."""
-        halves = _halves(x)
+        halves = [x[:, 0::2], x[:, 1::2]]
         logs: list[list[Tensor]] = [[], []]
         for index, coupling in enumerate(self.couplings):
             moved = index % 2
@@ -83,7 +83,7 @@ class CouplingFlow(Flow):
 
     def push(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Returns data (B, D) and log-determinants (B,) for latents (B, D)."""
-        halves = _halves(u)
+        halves = [u[:, 0::2], u[:, 1::2]]
         logs: list[list[Tensor]] = [[], []]
         for index, coupling in reversed(list(enumerate(self.couplings))):
             moved = index % 2
@@ -106,29 +106,23 @@ class Coupling(nn.Module):
 
     def __init__(self, given: int, moved: int, dimension: int, hidden: int, depth: int):
         super().__init__()
-        self.scale = mlp(given, hidden, depth, moved, nn.Tanh, ColumnLinear)
-        self.shift = mlp(given, hidden, depth, moved, nn.ReLU, ColumnLinear)
+        self.scale = mlp(given, hidden, depth, moved, nn.Tanh)
+        self.shift = mlp(given, hidden, depth, moved, nn.ReLU)
         for network in (self.scale, self.shift):
             for parameter in network[0].parameters():
                 nn.init.uniform_(parameter, -(dimension**-0.5), dimension**-0.5)
 
     def forward(self, given: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns log-scales and shifts, both of shape (moved, B), for (given, B)."""
+        """Returns log-scales and shifts, both of shape (B, moved), for (B, given)."""
         return self.scale(given), self.shift(given)
 
 
-def _halves(x: Tensor) -> list[Tensor]:
-    """Returns the even and the odd coordinates of points (B, D), both with points as columns."""
-    return [x[:, 0::2].t().contiguous(), x[:, 1::2].t().contiguous()]
-
-
 def _interleaved(even: Tensor, odd: Tensor) -> Tensor:
-    """Returns the points (B, D) of halves whose columns they are."""
-    x = even.new_empty(even.shape[1], len(even) + len(odd))
-    x[:, 0::2], x[:, 1::2] = even.t(), odd.t()
+    x = even.new_empty(len(even), even.shape[1] + odd.shape[1])
+    x[:, 0::2], x[:, 1::2] = even, odd
     return x
 
 
 def _total(logs: list[list[Tensor]]) -> Tensor:
     """Returns the sum of all log-scales of a point, of shape (B,), for those of both halves."""
-    return torch.stack([sum(half[1:], half[0]).sum(0) for half in logs if half]).sum(0)
+    return torch.stack([rowsum(sum(half[1:], half[0])) for half in logs if half]).sum(0)

@@ -78,3 +78,11 @@ def check_sizes(architecture: object, latent: int, shape: Sequence[int]) -> None
             f"{type(architecture).__name__} is invertible, so a datum of shape {tuple(shape)} needs "
             f"{math.prod(shape)} latent variables, not {latent}"
         )
+
+
+def rowsum(x: Tensor) -> Tensor:
+    """Returns the sums over the columns of (B, D), of shape (B,).
+
+    A product with ones: several times faster on a CPU than a reduction over so few columns.
+    """
+    return x @ x.new_ones(x.shape[1])
