@@ -38,6 +38,7 @@ FLOORS = {
     "ebmzoo.figures": 4,
     "ebmzoo.builtin": 5,
     "ebmzoo.executors": 5,
+    "ebmzoo.workers": 5,
     "ebmzoo.execution": 5,
     "ebmzoo.plans": 5,
     "ebmzoo.verdicts": 5,

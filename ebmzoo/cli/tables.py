@@ -133,7 +133,8 @@ def _executor(workers: int) -> Executor:
     Raises:
         UsageError: If several processes should show the traceback of one.
     """
-    from ebmzoo.executors import InProcess, Processes
+    from ebmzoo.executors import InProcess
+    from ebmzoo.workers import Processes
 
     if workers == 1:
         return InProcess(debugging())

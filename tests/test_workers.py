@@ -19,13 +19,13 @@ from toys import Blob, Chase, Offset, until
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.execution import measure
-from ebmzoo.executors import Processes, _device
 from ebmzoo.recipes import Samples, Score, Trained
 from ebmzoo.runtime import Deadline, Runtime
 from ebmzoo.samplers import Direct
 from ebmzoo.store import Recipe, Store
 from ebmzoo.tables import Cell
 from ebmzoo.training import FreshNoise, GoBack
+from ebmzoo.workers import Processes, _device
 
 TWO = Processes(2)
 FURTHER = dataclasses.replace(SUBJECT, model=dataclasses.replace(SUBJECT.model, base=SUBJECT.model, seed=9))
@@ -131,7 +131,7 @@ def test_the_deadline_comes_for_all(tmp_path):
 ASK = """
 import sys
 from pathlib import Path
-from test_executors import ENDLESS, TWO, Offset, Score, cells, measure, Store
+from test_workers import ENDLESS, TWO, Offset, Score, cells, measure, Store
 if __name__ == "__main__":
     asked = cells(*(Score(ENDLESS.reseeded(seed), Offset()) for seed in range(2)))
     measure(asked, Store(Path(sys.argv[1])), TWO)
