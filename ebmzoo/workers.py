@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from ebmzoo.executors import Failure, Job, Outcome, attempt
+from ebmzoo.recipes import Score
 from ebmzoo.runtime import Deadline, OutOfTime, Runtime, keep_freed_memory, say, speaking_of
 from ebmzoo.store import Store, everything_behind
 from ebmzoo.training.processes import ended_from_outside
@@ -161,8 +162,7 @@ class _Worker:
         runtime = store.runtime
         settings = _Settings(
             store.root,
-            dataclasses.replace(runtime, device=_device(runtime.device, rank), deadline=Deadline()),
-            runtime.deadline.end,
+            dataclasses.replace(runtime, device=_device(runtime.device, rank)),
             max(1, torch.get_num_threads() // count),
         )
         self.process = context.Process(target=_serve, args=(theirs, settings))
@@ -201,23 +201,21 @@ class _Settings:
 
     Arguments:
         root: The folder of the shelf.
-        runtime: How work is done, but for the deadline.
-        end: The deadline, on the clock that all processes share.
+        runtime: How work is done. Its deadline is on the clock that all processes of a machine share.
         threads: The number of torch's threads.
     """
 
     root: Path
     runtime: Runtime
-    end: float | None
     threads: int
 
 
 class _Leash(Deadline):
     """A deadline that comes also when there is word from the process that gave the work, or that is gone."""
 
-    def __init__(self, end: float | None, line: Connection):
+    def __init__(self, deadline: Deadline, line: Connection):
         super().__init__()
-        self.end = end
+        self.end = deadline.end
         self._line, self._looked = line, 0.0
 
     @property
@@ -236,17 +234,31 @@ def _serve(line: Connection, settings: _Settings) -> None:
         signal.signal(number, signal.SIG_IGN)  # the process that started this one hears them, and says so
     keep_freed_memory()
     torch.set_num_threads(settings.threads)
-    leash = _Leash(settings.end, line)
+    leash = _Leash(settings.runtime.deadline, line)
     store = Store(settings.root, dataclasses.replace(settings.runtime, deadline=leash))
     with suppress(EOFError, OSError):  # whoever asked is gone
-        while (task := line.recv()) is not None:
-            title, score = task
-            try:
-                with speaking_of(title):
-                    report = _Report(attempt(store, score), store.failed)
-            except OutOfTime:
-                report = _Report(None)
+        while (report := _report(line, store)) is not None:
             line.send(report)
+
+
+def _report(line: Connection, store: Store) -> _Report | None:
+    """Makes the next score and returns what is to be said of it, or None if there are no more."""
+    try:
+        task: tuple[str, Score] | None = line.recv()
+    except (AttributeError, ImportError) as error:
+        words = (
+            f"another process cannot import what it is to make ({error}); have the classes of recipes at the top "
+            "of a module that can be imported, or make the table in one process"
+        )
+        return _Report(Failure(words))
+    if task is None:
+        return None
+    title, score = task
+    try:
+        with speaking_of(title):
+            return _Report(attempt(store, score), store.failed)
+    except OutOfTime:
+        return _Report(None)
 
 
 def _device(name: str, rank: int) -> str:

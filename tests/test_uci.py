@@ -118,9 +118,10 @@ def test_without_files(kind: type[UCITable], tmp_path: Path, monkeypatch: pytest
     monkeypatch.delenv("EBMZOO_DATA", raising=False)
     with pytest.raises(DataError, match=f"EBMZOO_DATA.*ebmzoo data fetch {kind.__name__}"):
         kind().load("train")
-    monkeypatch.setenv("EBMZOO_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=f"absent: uci/.*ebmzoo data fetch {kind.__name__}"):
+    monkeypatch.setenv("EBMZOO_DATA", str(tmp_path / "my data"))
+    with pytest.raises(DataError, match="absent: uci/") as refusal:
         kind().load("train")
+    assert str(refusal.value).endswith(f"ebmzoo data fetch {kind.__name__} --data '{tmp_path}/my data'")
     with pytest.raises(ValueError, match="'dev'"):
         kind().load("dev")
 

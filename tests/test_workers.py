@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -167,3 +168,18 @@ def test_processes_take_cuda_devices_in_turn(monkeypatch):
     assert [_device("cuda", rank) for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
     assert _device("cuda:1", 0) == "cuda:1"
     assert _device("cpu", 1) == "cpu"
+
+
+def test_a_class_that_other_processes_cannot_import_fails_its_cell_alone(tmp_path, monkeypatch):
+    @dataclass(frozen=True)
+    class Local(Offset):
+        """A metric of a module that is nowhere on disk."""
+
+    module = ModuleType("nowhere")
+    module.Local, Local.__module__, Local.__qualname__ = Local, "nowhere", "Local"
+    monkeypatch.setitem(sys.modules, "nowhere", module)
+    outcome = measure(cells(Score(SUBJECT, Local()), Score(SUBJECT, Offset())), Store(tmp_path), TWO)
+    lost, kept = outcome.results
+    assert "No module named 'nowhere'" in lost.error
+    assert "in one process" in lost.error
+    assert kept.complete

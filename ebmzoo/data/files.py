@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -56,7 +57,7 @@ class FromFiles(Dataset):
 
 def fetching(names: Iterable[str], root: Path | str) -> str:
     """Returns the command that downloads what is absent or damaged of these sets into a folder."""
-    return f"ebmzoo data fetch {' '.join(names)} --data {root}"
+    return f"ebmzoo data fetch {' '.join(names)} --data {shlex.quote(str(root))}"
 
 
 class ImageFiles(FromFiles):
