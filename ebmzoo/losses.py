@@ -85,7 +85,19 @@ def donsker_varadhan(data: Tensor, base: Tensor) -> Tensor:
         data: The energies of data, of shape (N,).
         base: The energies of samples of the base, of shape (M,).
     """
-    return data.mean() + torch.logsumexp(-base, 0) - math.log(base.numel())
+    return data.mean() + log_mean_exp(-base)
+
+
+def log_mean_exp(values: Tensor) -> Tensor:
+    r"""The logarithm of a mean of exponentials, :math:`\log \frac{1}{n} \sum_i e^{v_i}`.
+
+    Arguments:
+        values: The exponents :math:`v_i`, of shape (n,).
+
+    Returns:
+        The logarithm, of shape ().
+    """
+    return torch.logsumexp(values, 0) - math.log(len(values))
 
 
 def gradient_penalty(energy: Callable[[Tensor], Tensor], points: Tensor, norm: float) -> Tensor:

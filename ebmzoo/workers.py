@@ -247,8 +247,8 @@ def _report(line: Connection, store: Store) -> _Report | None:
         task: tuple[str, Score] | None = line.recv()
     except (AttributeError, ImportError) as error:
         words = (
-            f"another process cannot import what it is to make ({error}); have the classes of recipes at the top "
-            "of a module that can be imported, or make the table in one process"
+            f"another process cannot import what it is to make ({error}); have the classes of recipes at the "
+            "top of a module that can be imported, or make the table in one process"
         )
         return _Report(Failure(words))
     if task is None:

@@ -179,6 +179,14 @@ def test_a_normalisation_that_goes_back_before_its_first_batch_begins_again() ->
     torch.testing.assert_close(out.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("first", [torch.randn(1, 3), torch.tensor([[0.0, 1.0, 2.0], [0.0, 2.0, 3.0]])])
+def test_what_is_the_same_everywhere_has_no_scale(first: torch.Tensor) -> None:
+    layer = ActNorm(3)
+    with pytest.raises(ValueError, match=r"first minibatch, in which [13] of 3 features are the same"):
+        layer.pull(first)
+    assert not layer.ready
+
+
 def test_nothing_is_normalised_in_evaluation() -> None:
     layer = ActNorm(3).eval()
     x = 5 + torch.randn(20, 3)

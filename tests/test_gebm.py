@@ -15,7 +15,7 @@ from ebmzoo.energies import FlowEnergy, MLPEnergy
 from ebmzoo.fields import FieldError
 from ebmzoo.flows import RealNVP
 from ebmzoo.generators import MLPGenerator
-from ebmzoo.losses import donsker_varadhan, kale
+from ebmzoo.losses import donsker_varadhan, kale, log_mean_exp
 from ebmzoo.metrics import ExactPartition, NegativeLogLikelihood, SampledPartition
 from ebmzoo.models import Box, Flat, Model, NoEnergy, Normal, StandardNormal, log_base
 from ebmzoo.training import Adam, Batches
@@ -27,7 +27,6 @@ from ebmzoo_gebm.gebm import (
     Squashed,
     WarmUp,
     base_surrogate,
-    log_mean_exp,
     value_and_slope,
 )
 from ebmzoo_gebm.measures import KALE
@@ -259,6 +258,33 @@ def test_batch_norm_and_spectral_norm_of_what_does_not_learn_stay():
             assert torch.equal(value, before[key]), key
 
 
+@pytest.mark.parametrize("evaluating", [True, False])
+def test_spectral_norm_of_the_energy_rests_while_the_base_learns(evaluating: bool):
+    """In evaluation mode. Else its vectors are those of one more pass than the energy learns from."""
+    layer = nn.utils.parametrizations.spectral_norm(nn.Linear(30, 30))
+    energy = nn.Sequential(layer, nn.Linear(30, 1), nn.Flatten(0))
+    base = Model(StandardNormal((30,)), nn.Linear(30, 30), energy)
+    model = GEBM(evaluating=evaluating).model((30,), base)
+    learner = GEBM(evaluating=evaluating).learner(model)
+    before = {name: buffer.clone() for name, buffer in model.energy.named_buffers()}
+    learner._update_base(16, generator(0))
+    moved = [not torch.equal(buffer, before[name]) for name, buffer in model.energy.named_buffers()]
+    assert moved == [not evaluating] * 2
+
+
+def test_the_log_partition_begins_where_it_is():
+    r"""For E = a x + b over a standard normal base, log Z = |a|² / 2 - b."""
+    energy = nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))
+    with torch.no_grad():
+        energy[0].weight.copy_(torch.tensor([[0.6, -0.3]]))
+        energy[0].bias.fill_(1.5)
+    method = GEBM(base_steps=0, initial_samples=100_000)
+    learner = method.learner(method.model((2,), Model(StandardNormal((2,)), nn.Identity(), energy)))
+    learner._begin(generator(0))
+    error = Z * math.sqrt(math.expm1(0.45) / 100_000)
+    assert float(learner.log_z.detach()) == pytest.approx(0.45 / 2 - 1.5, abs=error)
+
+
 @pytest.mark.parametrize(("evaluating", "batches"), [(True, 1), (False, 1 + 3 + 1)])
 def test_batch_norm_of_the_base_sees_the_samples_that_it_learns_from(evaluating: bool, batches: int):
     """And, where nothing is in evaluation mode, those of three updates of the energy and the beginning's."""
@@ -293,13 +319,14 @@ def test_squashed_gradients():
 
 
 def test_preconditioned_partition():
-    r"""From the gradient 1 - Z e^{-c} to e^c / Z - 1; nothing where no sample has weight."""
+    r"""From the gradient 1 - Z e^{-c} to e^c / Z - 1; as far as digits go where no sample has weight."""
     c, z = 0.7, 3.0
     gradient = torch.tensor(1 - z * math.exp(-c))
     assert float(PreconditionedPartition().direction(gradient)) == pytest.approx(
         math.exp(c) / z - 1, rel=1e-5
     )
-    assert float(PreconditionedPartition().direction(torch.tensor(1.0))) == 0
+    assert float(PreconditionedPartition().direction(torch.tensor(1.0))) == 2.0**23
+    assert PreconditionedPartition().direction(torch.tensor(math.nan)).isnan()
 
 
 def test_truncated_energy():
@@ -410,6 +437,12 @@ def test_what_is_missing_is_named():
         GEBM(DensityRatio(RealNVP())).model((2,), base)
     with pytest.raises(ValueError, match="DensityRatio needs a flow, such as RealNVP, as its flow"):
         DensityRatio(MLPGenerator(4, 1)).over((2,), base.decoder)
+    wide = Model(Normal((2,), 2.0), RealNVP().build(2, (2,)), NoEnergy())
+    with pytest.raises(ValueError, match="standard normal latents, and the prior of this one is a Normal"):
+        GEBM(DensityRatio(RealNVP())).model((2,), wide)
+    still = GEBM(MLPEnergy(4, 1)).model((2,), base)
+    with pytest.raises(FieldError, match="base_steps should be 0, as the Identity has no parameters"):
+        GEBM().learner(still)
     with pytest.raises(ValueError, match="FlowLikelihood needs a flow"):
         FlowLikelihood(MLPGenerator(4, 1)).model((2,), None)
     with pytest.raises(ValueError, match="FlowEnergy needs a flow"):

@@ -15,6 +15,7 @@ from toys import METHODS, Blob, Chase, Offset
 
 from ebmzoo.energies import MLPEnergy
 from ebmzoo.fields import FieldError
+from ebmzoo.generators import MLPGenerator
 from ebmzoo.recipes import Trained
 from ebmzoo.runtime import Deadline, OutOfTime, Runtime, UnknownDevice
 from ebmzoo.samplers import SGLD, Direct, Stage
@@ -35,6 +36,7 @@ from ebmzoo.training import (
     loop,
 )
 from ebmzoo_ddls.ddls import DDLS
+from ebmzoo_gebm.gebm import GEBM
 from ebmzoo_pixel.contrastive import ContrastiveLearning
 from ebmzoo_pixel.memory import Replay
 from ebmzoo_pixel.spaces import Unbounded
@@ -200,6 +202,23 @@ def test_the_networks_of_all_processes_stay_equal(name: str, tmp_path: Path):
         one, other = everyone(team)
     assert one
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def log_partition_after_an_update(team: Team) -> list[Tensor]:
+    torch.manual_seed(0)
+    method = GEBM(MLPEnergy(8, 2), MLPGenerator(8, 2), 2)
+    learner = method.learner(method.model((2,), None))
+    learner.step(Batches(torch.zeros(32, 2), None, 16, generator(0)), generator(team.rank))
+    team.agree(learner)
+    return team.gathered(learner.log_z.detach())
+
+
+def test_what_is_learnt_beside_the_networks_is_the_same_in_all_processes():
+    """The log-partition begins with samples of the base, of which each process has its own."""
+    with gather_team(2, "cpu", log_partition_after_an_update) as team:
+        one, other = log_partition_after_an_update(team)
+    assert float(one) != 0
+    assert torch.equal(one, other)
 
 
 # However it is stopped

@@ -106,6 +106,21 @@ def test_a_truncated_file_is_named(made: UCITable) -> None:
         made.load("train")
 
 
+def test_a_column_that_is_the_same_everywhere_is_named(
+    made: UCITable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = type(made).read
+
+    def still(data: UCITable, folder: Path) -> np.ndarray:
+        table = read(data, folder)
+        table[:, 1] = 7
+        return table
+
+    monkeypatch.setattr(type(made), "read", still)
+    with pytest.raises(DataError, match=f"column 2 of {type(made).__name__} is the same everywhere"):
+        made.load("train")
+
+
 def test_nonsense_is_named(made: UCITable) -> None:
     for file in made.files:
         (Path(os.environ["EBMZOO_DATA"]) / file).write_text("<html>\n<b>503</b>\n")

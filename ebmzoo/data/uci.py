@@ -232,6 +232,11 @@ def _splits(data: UCITable, folder: Path) -> dict[str, Tensor]:
             f"{type(data).__name__} should have {data.columns} columns after those that repeat are left out, "
             f"not {table.shape[1]}: the files in {folder} are not the archive's, or not whole"
         )
+    if not np.ptp(table, 0).all():
+        raise DataError(
+            f"column {int(np.ptp(table, 0).argmin()) + 1} of {type(data).__name__} is the same everywhere in "
+            f"{folder}: the files are not the archive's, or not whole"
+        )
     rows = torch.from_numpy(prepared(table, data.dequantised)).float()
     tests = len(rows) // 10 if data.test_rows is None else data.test_rows
     if 2 * tests > len(rows):

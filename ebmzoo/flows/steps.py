@@ -106,8 +106,15 @@ class ActNorm(Layer):
     def _prepare(self, x: Tensor) -> None:
         if not self.ready:
             values = x.transpose(0, 1).flatten(1)
+            deviation = values.std(1) if values.shape[1] > 1 else values.new_zeros(len(values))
+            if not deviation.all():
+                still = int((deviation == 0).sum())
+                raise ValueError(
+                    f"ActNorm takes its scale from the first minibatch, in which {still} of {len(deviation)} "
+                    "features are the same everywhere; take larger minibatches, or data without such features"
+                )
             self.shift.copy_(-values.mean(1))
-            self.log_scale.copy_(-(values.std(1) + 1e-6).log())
+            self.log_scale.copy_(-(deviation + 1e-6).log())
             self.ready.fill_(True)
         self._known_ready = True
 

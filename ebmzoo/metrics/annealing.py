@@ -39,6 +39,7 @@ from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive, within
+from ebmzoo.losses import log_mean_exp
 from ebmzoo.metrics.likelihood import check_model
 from ebmzoo.metrics.metric import Metric, Subject
 from ebmzoo.models import Model, Normal, Prior, chunk_sizes, frozen, rebased
@@ -133,7 +134,7 @@ class AnnealedPartition:
         Raises:
             ValueError: If a weight is not finite.
         """
-        return _log_mean(self.log_weights(model, rng))
+        return log_mean_exp(self.log_weights(model, rng))
 
     def reverse(self, model: Model, points: Tensor, rng: Generator) -> Tensor:
         r"""Returns an estimate of :math:`\log Z` that is too large on average, of shape ().
@@ -150,7 +151,7 @@ class AnnealedPartition:
         Raises:
             ValueError: If a weight is not finite.
         """
-        return -_log_mean(self.reverse_log_weights(model, points, rng))
+        return -log_mean_exp(self.reverse_log_weights(model, points, rng))
 
     def log_weights(self, model: Model, rng: Generator) -> Tensor:
         r"""Returns log-weights, of shape (chains,), of independent weights whose expectation is :math:`Z`."""
@@ -199,10 +200,6 @@ def _at(ratio: float, state: State, prior: Prior) -> State:
         torch.lerp(prior.log_prob(u), state.log_prob, ratio),
         torch.lerp(score, state.score, ratio),
     )
-
-
-def _log_mean(log_weights: Tensor) -> Tensor:
-    return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
 
 
 def _checked(log_weights: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
+from ebmzoo.losses import log_mean_exp
 from ebmzoo.metrics.metric import Metric, Subject
 from ebmzoo.models import (
     Model,
@@ -84,7 +85,7 @@ class SampledPartition:
         model = rebased(model, model.prior.law())
         sizes = chunk_sizes(self.count, 10_000)
         energies = [evaluated(model, model.prior.draw(size, rng))[1] for size in sizes]
-        return torch.logsumexp(-torch.cat(energies).double(), 0) - math.log(self.count)
+        return log_mean_exp(-torch.cat(energies).double())
 
 
 @dataclass(frozen=True)

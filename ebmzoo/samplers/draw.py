@@ -133,5 +133,9 @@ class Chains:
     def draw(self, model: Model, count: int, rng: Generator) -> Tensor:
         """Returns what the last states of ``count`` chains decode to."""
         with frozen(model):
-            start = self.start.position(model, count, rng)
-            return decoded(model, settle(self.schedule, model.target(self.beta), start, rng))
+            return decoded(model, self.ends(model, count, rng)[1])
+
+    def ends(self, model: Model, count: int, rng: Generator) -> tuple[Tensor, Tensor]:
+        """Returns the first and the last states of ``count`` chains over a model whose parts do not learn."""
+        start = self.start.position(model, count, rng)
+        return start, settle(self.schedule, model.target(self.beta), start, rng)

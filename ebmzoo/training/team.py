@@ -71,19 +71,21 @@ class Team:
                     parameter.register_post_accumulate_grad_hook(self._average)
 
     def agree(self, learner: Learner) -> None:
-        """Gives all processes the first one's networks, and leaves them their chains.
+        """Gives all processes the first one's networks and parameters, and leaves them their chains.
 
-        What is set from a first minibatch, as activation normalisation is, differs between processes until
-        then; so do averages over minibatches, such as those of batch normalisation, of which the first
-        process's are kept in the end.
+        What is set from a first minibatch, as activation normalisation is, or from first samples, as an
+        amortised log-partition is, differs between processes until then; so do averages over minibatches,
+        such as those of batch normalisation, of which the first process's are kept in the end.
         """
         if self.size == 1:
             return
-        networks = [part for part in learner.parts.values() if isinstance(part, nn.Module)]
-        for network in (learner.model, *networks):
-            for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-                if name != "chains":
-                    self._broadcast(tensor.detach())
+        for part in (learner.model, *learner.parts.values()):
+            if isinstance(part, nn.Parameter):
+                self._broadcast(part.detach())
+            if isinstance(part, nn.Module):
+                for name, tensor in (*part.named_parameters(), *part.named_buffers()):
+                    if name != "chains":
+                        self._broadcast(tensor.detach())
 
     def _broadcast(self, tensor: Tensor) -> None:
         _together(lambda: distributed.broadcast(tensor, 0))

@@ -31,8 +31,9 @@ class FlowLikelihood(Method):
     Arguments:
         flow: The architecture of the flow.
         optimizer: The optimizer.
-        dequantisation: The width :math:`w` of noise, uniform on [0, w], that is added to data: the distance
-            between two values where data are discrete, such as 2 / 255 of images of bytes in [-1, 1].
+        dequantisation: The width :math:`w` of noise, uniform on [-w/2, w/2), that is added to data: the
+            distance between two values where data are discrete, such as 2 / 255 of images of bytes in
+            [-1, 1].
     """
 
     flow: Generator

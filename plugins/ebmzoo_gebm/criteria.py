@@ -66,7 +66,8 @@ class PreconditionedPartition:
 
     This is what the official code does unless its gradient clipping is turned off. Where :math:`c` is too
     large the gradient is at most one, and this direction grows like the error of :math:`Z`; where it is
-    too small, the other way round. Where no sample has any weight left it does not move.
+    too small, the other way round. Where no sample has any weight left, the gradient is one to machine
+    precision, and the direction is bounded by the inverse of that.
 
     References:
         | https://github.com/MichaelArbel/GeneralizedEBM, ``grad_clip`` in the trainer
@@ -74,7 +75,7 @@ class PreconditionedPartition:
 
     def direction(self, gradient: Tensor) -> Tensor:
         """Returns the direction."""
-        return torch.nan_to_num(gradient / (1 - gradient), nan=0.0, posinf=0.0, neginf=0.0)
+        return gradient / (1 - gradient).clamp_min(torch.finfo(gradient.dtype).eps)
 
 
 @dataclass(frozen=True)

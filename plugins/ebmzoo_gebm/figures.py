@@ -126,7 +126,7 @@ class Divergences(Figure):
         where = curves.where.numpy()
         axis.plot(where, curves.kl.numpy(), color="black", label="KL")
         for penalty, values in zip(curves.penalties, curves.kale, strict=True):
-            axis.plot(where, values.numpy() / (1 + penalty), label=f"KALE, λ = {penalty:g}")
+            axis.plot(where, values.numpy(), label=f"KALE, λ = {penalty:g}")
         axis.plot(where, curves.mmd2.numpy() / 2, "--", color="grey", label="MMD²/2")
         axis.set_ylim(0, 1.05 * float(curves.kale.max()))
         axis.set_xlabel(label)

@@ -13,7 +13,6 @@ References:
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from ebmzoo.energies import Energy
 from ebmzoo.fields import FieldError, added, not_negative, positive
 from ebmzoo.generators import Generator
+from ebmzoo.losses import log_mean_exp
 from ebmzoo.models import Model, NoEnergy, Prior, StandardNormal, check_makes, chunk_sizes, evaluating, frozen
 from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend
 from ebmzoo.training.learner import Part
@@ -73,7 +73,7 @@ class GradientMap(Protocol):
 
 
 @dataclass(frozen=True)
-class Plain:
+class PlainGradients:
     """Gradients are taken as they are."""
 
     def apply(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -137,7 +137,7 @@ class GEBM(Method):
     warm_up: WarmUp | None = None
     samples_per_datum: int = 1
     initial_samples: int = 10_000
-    gradients: GradientMap = Plain()
+    gradients: GradientMap = PlainGradients()
     energy_optimizer: Optimizer = Adam(1e-4, 0.5, 0.999)
     base_optimizer: Optimizer = Adam(1e-4, 0.5, 0.999)
     evaluating: bool = added(False)
@@ -154,9 +154,14 @@ class GEBM(Method):
         """Builds prior and decoder, fresh or copied from the base, and the energy over them.
 
         Raises:
-            ValueError: If base or energy is neither given nor to be built.
+            ValueError: If base or energy is neither given nor to be built, or they do not fit each other.
         """
         prior, decoder, energy = self._base(shape, base)
+        if isinstance(self.energy, EnergyOverBase) and not isinstance(prior, StandardNormal):
+            raise ValueError(
+                f"{type(self.energy).__name__} takes the density of its base for that of standard normal "
+                f"latents, and the prior of this one is a {type(prior).__name__}"
+            )
         return Model(prior, decoder, self._energy(shape, decoder, energy))
 
     def _base(self, shape: tuple[int, ...], base: Model | None) -> tuple[Prior, nn.Module, nn.Module]:
@@ -190,8 +195,12 @@ class GEBMLearner(Learner):
     """Lets the energy tell data from samples of the base, and the base lower what it finds."""
 
     def __init__(self, model: Model, method: GEBM):
-        for part, steps in ((model.energy, method.energy_steps), (model.decoder, method.base_steps)):
-            part.requires_grad_(steps > 0).train(steps > 0)
+        learning = {"energy_steps": model.energy, "base_steps": model.decoder}
+        for name, part in learning.items():
+            learns = getattr(method, name) > 0
+            if learns and not list(part.parameters()):
+                raise FieldError(method, name, f"0, as the {type(part).__name__} has no parameters to learn")
+            part.requires_grad_(learns).train(learns)
         self.log_z = nn.Parameter(model.prior.anchor.new_zeros(()))
         self.updates = torch.zeros((), dtype=torch.long)
         parts: dict[str, Part] = {"log_partition": self.log_z, "updates": self.updates}
@@ -279,11 +288,6 @@ class GEBMLearner(Learner):
             "base_gradient_norm": norm,
             "samples": samples.detach(),
         }
-
-
-def log_mean_exp(values: Tensor) -> Tensor:
-    """Returns the logarithm of the mean of exponentials of values (N,), of shape ()."""
-    return torch.logsumexp(values, 0) - math.log(len(values))
 
 
 def value_and_slope(energy: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

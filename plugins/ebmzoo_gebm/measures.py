@@ -14,8 +14,10 @@ from ebmzoo.data.dataset import Dataset
 from ebmzoo.fields import FieldError, positive
 from ebmzoo.metrics import Metric, SampledPartition, Subject
 from ebmzoo.metrics.likelihood import check_model
+from ebmzoo.metrics.metric import check_finite
+from ebmzoo.metrics.recognition import OfSamplesAlone
 from ebmzoo.models import Model, decoded, frozen, in_chunks
-from ebmzoo.samplers import Chains, settle
+from ebmzoo.samplers import Chains
 from ebmzoo.store import Recipe
 
 
@@ -26,7 +28,9 @@ class KALE(Metric):
     .. math:: -\mathbb{E}_p E - \log \mathbb{E}_b e^{-E} \le \mathrm{KL}(p \| b)
 
     with the energy that a model learnt, on data that it did not learn from. Zero if the energy is flat, below
-    zero if it is worse than that, and tight at :math:`E = -\log dp/db`.
+    zero if it is worse than that, and tight at :math:`E = -\log dp/db`. So of two energies over one base the
+    one with the higher value is the better one; of two bases, each with an energy that is as good as can be,
+    the one with the lower value.
 
     References:
         | Generalized Energy Based Models (Arbel, Zhou & Gretton, 2021), Section 3.1
@@ -36,7 +40,7 @@ class KALE(Metric):
         partition: How the expectation over the base is taken.
     """
 
-    lower_is_better: ClassVar[bool] = True
+    lower_is_better: ClassVar[bool] = False
     scores: ClassVar[Subject] = "model"
     partition: SampledPartition = SampledPartition()
 
@@ -65,7 +69,7 @@ class KALE(Metric):
 
 
 @dataclass(frozen=True)
-class ClassChanges(Metric):
+class ClassChanges(OfSamplesAlone):
     """The share of chains that end in another class than they began in, in percent.
 
     It tells chains that move between modes from those that stay where the base put them. Chains begin where
@@ -98,18 +102,20 @@ class ClassChanges(Metric):
 
         Raises:
             FieldError: If samples are scored, or the classifier is none.
+            ValueError: If a chain diverged.
         """
         del data, split
         if not isinstance(subject, Model):
             raise FieldError(self, "sampler", "used on a trained model, not on samples of one")
-        with frozen(subject):
-            start = self.sampler.start.position(subject, self.count, rng)
-            end = settle(self.sampler.schedule, subject.target(self.sampler.beta), start, rng)
         energy = get(self.classifier).energy
         if not isinstance(energy, ClassifierEnergy):
             raise FieldError(self, "classifier", "a trained Classifier")
+        with frozen(subject):
+            ends = [decoded(subject, u) for u in self.sampler.ends(subject, self.count, rng)]
+        for samples in ends:
+            check_finite(samples)
         with torch.no_grad():
-            first, last = (energy.logits(decoded(subject, u)).argmax(1) for u in (start, end))
+            first, last = (energy.logits(samples).argmax(1) for samples in ends)
         return 100 * float((first != last).double().mean())
 
     def described(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             *(criteria.FenchelKALE, criteria.DonskerVaradhan),
             *(criteria.PlainPartition, criteria.PreconditionedPartition),
             *(penalties.GradientPenalty, penalties.ParameterPenalty),
-            *(gebm.WarmUp, gebm.Plain, gebm.Squashed),
+            *(gebm.WarmUp, gebm.PlainGradients, gebm.Squashed),
             *(ratio.NoOffset, ratio.ParameterOffset),
             *(kernel.GaussianKernel, particles.ConstantNoise, particles.HalvingNoise),
             *(particles.MMDFlow, particles.KALEFlow),
