@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ebmzoo.executors import HERE, Executor, Failure, Job
-from ebmzoo.recipes import Samples, Trained
+from ebmzoo.models import Evaluations
+from ebmzoo.recipes import Samples, Score, Trained
 from ebmzoo.runtime import OutOfTime, UnknownDevice, say
-from ebmzoo.store import DamagedArtifact, Store, everything_behind
+from ebmzoo.store import Store, StoreError, everything_behind
 from ebmzoo.tables import Cell, Table
 from ebmzoo.training import Selection
 from ebmzoo.verdicts import Choice, Result
@@ -116,37 +118,61 @@ def _result(
 ) -> Result:
     scores = cell.scores()
     made = [seed for seed in range(cell.seeds) if (index, seed) in values]
-    behind = everything_behind([scores[seed] for seed in made])
-    runs: list[dict[str, Any]] = []
-    sampled: list[tuple[Samples, dict[str, Any]]] = []
-    trained: list[tuple[Trained, dict[str, Any]]] = []
-    try:
-        runs = [store.run(need) for need in behind if store.state(need) == "kept"]
-        subjects = [scores[seed].subject for seed in made]
-        samples = [each for each in subjects if isinstance(each, Samples) and store.state(each) == "kept"]
-        sampled = [(each, store.run(each)) for each in samples]
-        models = [each.model if isinstance(each, Samples) else each for each in subjects]
-        trained = [
-            (each, store.run(each))
-            for each in models
-            if isinstance(each, Trained) and store.state(each) == "kept"
-        ]
-    except DamagedArtifact as damaged:
-        failure = failure or Failure(str(damaged))
-    attempts = [failure.attempts if failure else 1, *(1 + len(run.get("attempts", ())) for run in runs)]
-    return Result(
+    result = Result(
         cell=cell,
         values=tuple(values[index, seed] for seed in made),
-        seconds=sum(run["seconds"] for run in runs) if len(runs) == len(behind) else None,
-        gradient_evaluations=sum(run.get("gradient_evaluations", 0) for run in runs),
-        cost=_cost(sampled),
-        choice=_choice(trained),
-        diagnostics=_diagnostics(sampled),
-        attempts=max(attempts),
-        protocol=cell.score.protocol()["id"],
+        seconds=None,
+        attempts=failure.attempts if failure else 1,
         artifacts=tuple(store.folder(scores[seed]).name for seed in made),
         error=failure.words if failure else None,
     )
+    names = ", ".join(result.artifacts) or "the cell"
+    try:
+        return _with_record(result, store, [scores[seed] for seed in made])
+    except Exception as error:  # whatever a plugin, another version or an editor wrote down
+        words = f"what run.json says, of {names} or of what is behind, is not what ebmzoo writes there"
+        told = f"{words} ({type(error).__name__}: {error}); remove that artifact, and say the command again"
+        told = str(error) if isinstance(error, StoreError) else told
+        return dataclasses.replace(result, error=result.error or told)
+
+
+def _with_record(result: Result, store: Store, scores: Sequence[Score]) -> Result:
+    """Returns a result with what is on record of the artifacts behind its values.
+
+    Raises:
+        StoreError: If a record is damaged, or the values have no mean since their protocols differ.
+    """
+    behind = everything_behind(scores)
+    runs = [store.run(need) for need in behind if store.state(need) == "kept"]
+    subjects = [score.subject for score in scores]
+    models = [each.model if isinstance(each, Samples) else each for each in subjects]
+    samples = [each for each in subjects if isinstance(each, Samples) and store.state(each) == "kept"]
+    learnt = [each for each in models if isinstance(each, Trained) and store.state(each) == "kept"]
+    sampled = [(each, store.run(each)) for each in samples]
+    return dataclasses.replace(
+        result,
+        seconds=sum(run["seconds"] for run in runs) if len(runs) == len(behind) else None,
+        gradient_evaluations=sum(run.get("gradient_evaluations", 0) for run in runs),
+        cost=_cost(sampled),
+        choice=_choice([(each, store.run(each)) for each in learnt]),
+        diagnostics=_diagnostics(sampled),
+        attempts=max(result.attempts, *(1 + len(run.get("attempts", ())) for run in runs), 1),
+        protocol=_protocol(result.cell, store, scores),
+    )
+
+
+def _protocol(cell: Cell, store: Store, scores: Sequence[Score]) -> str:
+    """Returns the identity of the protocol that values were scored by, be it that of another version."""
+    by_protocol: dict[str, list[str]] = {}
+    for score in scores:
+        by_protocol.setdefault(store.run(score)["protocol"]["id"], []).append(store.folder(score).name)
+    if len(by_protocol) > 1:
+        told = "; ".join(f"{name}: {', '.join(folders)}" for name, folders in by_protocol.items())
+        raise StoreError(
+            f"its seeds were scored by different protocols and have no mean ({told}); remove the folders of "
+            "all protocols but one, and say the command again"
+        )
+    return next(iter(by_protocol), "") or cell.score.protocol()["id"]
 
 
 def _cost(sampled: Sequence[tuple[Samples, dict[str, Any]]]) -> dict[str, float] | None:
@@ -154,7 +180,7 @@ def _cost(sampled: Sequence[tuple[Samples, dict[str, Any]]]) -> dict[str, float]
     if not sampled or not all("evaluations" in run for _, run in sampled):
         return None
     count = sum(samples.count for samples, _ in sampled)
-    kinds = sampled[0][1]["evaluations"]
+    kinds = [kind.name for kind in dataclasses.fields(Evaluations)]
     return {kind: sum(run["evaluations"][kind] for _, run in sampled) / count for kind in kinds}
 
 

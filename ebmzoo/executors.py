@@ -80,11 +80,20 @@ class InProcess:
     debug: bool = False
 
     def outcomes(self, jobs: Sequence[Job], store: Store) -> Iterator[tuple[Job, Outcome]]:
-        """Yields the jobs in their order."""
+        """Yields the jobs in their order; once time is over, those whose score is kept."""
+        late = False
         for job in jobs:
-            if store.state(job.score) != "kept":
+            kept = store.state(job.score) == "kept"
+            if late and not kept:
+                continue
+            if not kept:
                 say(job.title)
-            yield job, float(store.get(job.score)) if self.debug else attempt(store, job.score)
+            try:
+                yield job, float(store.get(job.score)) if self.debug else attempt(store, job.score)
+            except OutOfTime:
+                late = True
+        if late:
+            raise OutOfTime
 
 
 HERE = InProcess()
@@ -100,7 +109,7 @@ def attempt(store: Store, score: Score) -> Outcome:
         where = f" ({error.filename})" if error.filename else ""
         words = os.strerror(error.errno) if error.errno else str(error)
         return Failure(f"{words}{where}; what was made is kept: mend the cause, and say the command again")
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin may call for an exit, which is not its to call for
         words = " ".join(str(error).split())
         ours = isinstance(error, ValueError) or type(error).__module__.startswith("ebmzoo")
         attempts = error.attempts if isinstance(error, Diverged) else 1

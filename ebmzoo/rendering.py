@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ebmzoo.tables import Cell, Published
-from ebmzoo.verdicts import NOT_ASKED, Choice, Judgement, Outcome, Result
+from ebmzoo.verdicts import NOT_ASKED, Choice, Judgement, MeasuredTable, Result
 
 DAGGER, DOUBLE_DAGGER = "†", "‡"
 HEADER = (
@@ -87,7 +87,7 @@ def difference(result: Result) -> float | None:
     return result.mean - published.value
 
 
-def text(outcome: Outcome) -> str:
+def text(outcome: MeasuredTable) -> str:
     """Returns a table as text: the cells, the claims, what failed, and what differs from the paper."""
     judged = together(outcome)
     results = [result for result, _ in judged]
@@ -139,7 +139,7 @@ def _second_hand(results: Sequence[Result]) -> list[str]:
     return [f"{DOUBLE_DAGGER} at second hand: {source}" for source in sources]
 
 
-def together(outcome: Outcome) -> list[tuple[Result, str | None]]:
+def together(outcome: MeasuredTable) -> list[tuple[Result, str | None]]:
     """Returns results with their verdicts, those of one column and metric one below the other."""
     columns = list(dict.fromkeys(result.cell.column for result in outcome.results))
     metrics = list(dict.fromkeys(result.cell.metric for result in outcome.results))
@@ -221,7 +221,7 @@ def _pad(content: str, header: str, width: int) -> str:
     return content.rjust(width) if header in RIGHT else content.ljust(width)
 
 
-def as_json(outcome: Outcome) -> dict[str, Any]:
+def as_json(outcome: MeasuredTable) -> dict[str, Any]:
     """Returns a table as what JSON knows; the keys are a contract, and the cells keep the table's order."""
     pairs = zip(outcome.results, outcome.verdicts(), strict=True)
     return {

@@ -243,9 +243,7 @@ class Table:
                 )
         for figure in self.figures:
             if not re.fullmatch(r"\w[\w.-]*", figure.name):
-                raise FieldError(
-                    self, "figures", f"named by letters, digits, '-' and '.', and {figure.name!r} is not"
-                )
+                raise FieldError(figure, "name", "of letters, digits, '-' and '.'")
         for claim in self.claims:
             for place in claim.mentions():
                 if place not in places:

@@ -158,6 +158,8 @@ def judge(claim: Claim, results: Mapping[Place, Result]) -> Judgement:
     measured = [result for result in found if result is not None and result.complete]
     if len(measured) < len(found):
         return Judgement(claim.claim, open="not enough cells were made to tell")
+    if len({result.protocol for result in measured}) > 1:
+        return Judgement(claim.claim, open="the rows were scored by different protocols")
     if isinstance(claim, Better):
         return _judge_better(claim, *measured)
     if isinstance(claim, Fraction):
@@ -166,18 +168,21 @@ def judge(claim: Claim, results: Mapping[Place, Result]) -> Judgement:
 
 
 def _judge_better(claim: Better, row: Result, than: Result) -> Judgement:
-    if row.protocol != than.protocol:
-        return Judgement(claim.claim, open="the rows were scored by different protocols")
     if min(row.values) <= 0 or min(than.values) <= 0:
         return Judgement(claim.claim, open="not all values are above zero, so they have no ratios")
     pairs = zip(row.values, than.values, strict=False)  # seeds that only one row has are in no pair
     logs = [math.log(a / b) for a, b in pairs]
-    ratio, half = math.exp(statistics.fmean(logs)), half_width(logs)
+    mean, half = statistics.fmean(logs), half_width(logs)
     if math.isinf(half):
-        return Judgement(claim.claim, ratio, open="one seed has no interval")
-    low, high = ratio * math.exp(-half), ratio * math.exp(half)
+        return Judgement(claim.claim, _exp(mean), open="one seed has no interval")
+    ratio, low, high = _exp(mean), _exp(mean - half), _exp(mean + half)
     holds = high < 1 if row.cell.score.metric.lower_is_better else low > 1
     return Judgement(claim.claim, ratio, low, high, holds)
+
+
+def _exp(exponent: float) -> float:
+    """Returns an exponential, or one of the largest numbers that there are."""
+    return math.exp(min(exponent, 700.0))
 
 
 def _judge_fraction(claim: Fraction, row: Result, than: Result) -> Judgement:
@@ -200,7 +205,7 @@ def _judge_reaches(claim: Reaches, row: Result) -> Judgement:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MeasuredTable:
     """A table, as far as it was measured.
 
     Arguments:

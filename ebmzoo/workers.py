@@ -111,6 +111,7 @@ class _Crew:
         return True
 
     def _idle(self) -> _Worker:
+        self._workers = [worker for worker in self._workers if worker.job or worker.process.is_alive()]
         for worker in self._workers:
             if not worker.job:
                 return worker
@@ -237,11 +238,11 @@ def _serve(line: Connection, settings: _Settings) -> None:
     leash = _Leash(settings.runtime.deadline, line)
     store = Store(settings.root, dataclasses.replace(settings.runtime, deadline=leash))
     with suppress(EOFError, OSError):  # whoever asked is gone
-        while (report := _report(line, store)) is not None:
+        while (report := _next_report(line, store)) is not None:
             line.send(report)
 
 
-def _report(line: Connection, store: Store) -> _Report | None:
+def _next_report(line: Connection, store: Store) -> _Report | None:
     """Makes the next score and returns what is to be said of it, or None if there are no more."""
     try:
         task: tuple[str, Score] | None = line.recv()

@@ -63,6 +63,7 @@ FAULTS = {
     "type": TypeError("this is no number"),
     "disk": OSError(28, "No space left on device", "somewhere/artifact.part"),
     "silent": AssertionError(),
+    "exit": SystemExit(0),
 }
 
 

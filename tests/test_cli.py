@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -26,7 +27,7 @@ from ebmzoo.cli.listing import plain
 from ebmzoo.config import SCALES, ConfigError
 from ebmzoo.config.registry import registry
 from ebmzoo.hookspecs import KINDS
-from ebmzoo.store import Store
+from ebmzoo.store import Store, note_references
 
 TINY = """\
 # A tiny table: a VAE and its tilt
@@ -364,7 +365,7 @@ class TestReproduce:
 
     def test_a_failing_figure(self, here, monkeypatch):
         def refuse(figure: figures.Comparison, store: Store) -> None:
-            raise ValueError("no ink")
+            raise TypeError("no ink")
 
         monkeypatch.setattr(figures.Comparison, "draw", refuse)
         made = run("reproduce", "own/tiny", "--json")
@@ -381,6 +382,32 @@ class TestReproduce:
         assert not artifacts(here)
         assert not list(here.glob("artifacts/tables/*/*.png"))
         well("reproduce", "own/tiny", "--time-limit", "1h")
+
+    def test_what_is_kept_is_shown_when_time_is_over(self, here):
+        whole = json.loads(well("reproduce", "own/tiny", "--json"))["cells"]
+        lost = next(here.glob(f"artifacts/{whole[0]['artifact']}"))
+        shutil.rmtree(lost)
+        made = run("reproduce", "own/tiny", "--time-limit", "0.000001s", "--json")
+        assert made.exit_code == 75
+        cells = json.loads(made.stdout)["cells"]
+        assert cells[1:] == whole[1:]
+        assert cells[0]["n"] == whole[0]["n"] - 1
+
+    def test_a_file_that_includes_a_table_is_that_table_with_differences(self, here):
+        path = here / "mine.gin"
+        path.write_text("include 'own/tiny.gin'\nEMD.count = 10\n")
+        words = ("reproduce", str(path), "--scale", "paper", "--rows", "VAE", "--seeds", "1", "--json")
+        cells = json.loads(well(*words))["cells"]
+        assert [cell["overrides"] for cell in cells] == [["EMD.count = 10", "--seeds 1"]] * 2
+
+    def test_an_interrupt_before_work_begins(self, monkeypatch):
+        def interrupted(*words: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("ebmzoo.cli.tables.configure", interrupted)
+        made = run("reproduce", "own/tiny")
+        assert made.exit_code == 75
+        assert made.stderr == "stopped in time, with work left; say the same command again to go on\n"
 
     def test_signals_are_put_back(self):
         before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -409,7 +436,12 @@ class TestReproduce:
         monkeypatch.setattr("ebmzoo.store.write", refuse)
         made = run("reproduce", "own/tiny")
         assert made.exit_code == 1
-        assert made.stderr.startswith("error: No space left on device: table.json. What was made is kept")
+        assert "VAE + EBM" in made.stdout
+        assert "error: No space left on device: table.json. What was made is kept" in made.stderr
+        monkeypatch.setattr("ebmzoo.store.references.write", refuse)
+        again = run("reproduce", "own/tiny", "--json")
+        assert again.exit_code == 1
+        assert all(cell["value"] is not None for cell in json.loads(again.stdout)["cells"])
 
 
 class TestSample:
@@ -582,10 +614,34 @@ class TestStore:
         path = next((here / "artifacts/tables").glob("*/references.json"))
         path.write_text("[")
         made = run("store", "prune", "--yes")
-        assert made.exit_code == 2
+        assert made.exit_code == 1
         assert "references.json cannot be read" in made.stderr
         assert len(artifacts(here)) == 8
-        assert "references.json cannot be read" in run("reproduce", "own/tiny", "--seeds", "1").stderr
+        again = run("reproduce", "own/tiny", "--seeds", "1")
+        assert again.exit_code == 1
+        assert "references.json cannot be read" in again.stderr
+        assert "VAE + EBM" in again.stdout
+
+    def test_prune_leaves_what_a_table_has_come_to_need(self, here, store, monkeypatch):
+        store.get(SUBJECT)
+
+        def reproduced_meanwhile(*words: object, **settings: object) -> None:
+            note_references(here / "artifacts/tables/other", [SUBJECT.key])
+
+        monkeypatch.setattr("click.confirm", reproduced_meanwhile)
+        made = well("store", "prune")
+        assert f"{store.folder(SUBJECT).name}: left, since a table has come to need it" in made
+        assert made.endswith("removed folders: 1\n")
+        assert store.folder(SUBJECT).exists()
+
+    def test_prune_takes_what_a_killed_process_left_in_whole_artifacts(self, here, store):
+        kept = next((here / "artifacts").glob("trained-*"))
+        (kept / "checkpoint").write_bytes(b"")
+        well("store", "prune", "--yes", "--dry-run")
+        assert (kept / "checkpoint").exists()
+        well("store", "prune", "--yes")
+        assert not (kept / "checkpoint").exists()
+        assert len(artifacts(here)) == 8
 
 
 class TestDoctor:
@@ -636,6 +692,11 @@ MISTAKES: list[tuple[Sequence[str], str]] = [
         ["plan", "tilting/table1", "--columns", "MNIST", "--rows", "VAE", "--metrics", "*-fashion"],
         "no cell that matches VAE · MNIST · *-fashion; what is measured there is FD-mnist, ",
     ),
+    (
+        ["sample", "own/tiny", *OUT, "--out", "x.png", "--seed", "2"],
+        "--seed 2 is none of the table's, which are 0 to 1",
+    ),
+    (["store", "export", "nowhere/x.zip"], "FILE nowhere/x.zip is in a folder that does not exist; make it"),
     (["reproduce", "own/tiny", "--seeds", "0"], "Invalid value for '--seeds': 0 is not in the range x>=1"),
     (["reproduce", "own/tiny", "--seeds", "many"], "'many' is not a valid integer"),
     (

@@ -70,6 +70,7 @@ FAULTS = {
     "value": "the metric makes no sense here",
     "type": "TypeError: this is no number",
     "silent": "AssertionError",
+    "exit": "SystemExit: 0",
     "disk": "No space left on device (somewhere/artifact.part); what was made is kept: mend the cause, and "
     "say the command again",
 }
@@ -168,6 +169,43 @@ def test_damage_behind_a_score_is_told(tmp_path):
     (Store(tmp_path).folder(SUBJECT) / "run.json").write_text("{")
     [again] = measure([of], Store(tmp_path)).results
     assert "run.json is missing or cannot be read" in str(again.error)
+
+
+WITHOUT = {"seconds": SUBJECT.model, "evaluations": SUBJECT}
+
+
+@pytest.mark.parametrize("name", [*WITHOUT, "all"])
+def test_a_record_that_lacks_something_takes_no_value_away(tmp_path, name):
+    of = cell(metric=Offset())
+    [first] = measure([of], Store(tmp_path)).results
+    path = Store(tmp_path).folder(WITHOUT.get(name, SUBJECT)) / "run.json"
+    record = json.loads(path.read_text())
+    record[name] = {}
+    path.write_text("[]" if name == "all" else json.dumps(record))
+    [again] = measure([of], Store(tmp_path)).results
+    assert again.values == first.values
+    assert "run.json" in str(again.error)
+
+
+def recorded_protocol(store: Store, of: Cell, seed: int, name: str) -> str:
+    """Lets the record of a score name another protocol, and returns the name of its folder."""
+    folder = store.folder(of.scores()[seed])
+    record = json.loads((folder / "run.json").read_text())
+    record["protocol"]["id"] = name
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder.name
+
+
+def test_a_value_has_the_protocol_that_it_was_scored_by(tmp_path):
+    store, of = Store(tmp_path), cell(metric=Offset(), seeds=2)
+    measure([of], store)
+    one = recorded_protocol(store, of, 0, "older")
+    [mixed] = measure([of], store).results
+    assert "scored by different protocols" in str(mixed.error)
+    assert f"older: {one}" in str(mixed.error)
+    recorded_protocol(store, of, 1, "older")
+    [alike] = measure([of], store).results
+    assert (alike.protocol, alike.error) == ("older", None)
 
 
 TABLE = Table(

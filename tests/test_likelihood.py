@@ -78,6 +78,9 @@ def test_what_was_not_watched_cannot_be_best_seen():
     ):
         with pytest.raises(FieldError, match="selection watches 'test'"):
             BestSeen(trained, NLL, "test")
+    short = dataclasses.replace(FLOW, steps=3)
+    with pytest.raises(FieldError, match=r"ModelSelection\.every should be at most Trained\.steps, 3"):
+        BestSeen(short, NLL, "test")
 
 
 def test_samples_and_models_are_not_mistaken_for_one_another():

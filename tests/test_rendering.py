@@ -19,7 +19,7 @@ from ebmzoo.rendering import (
     text,
 )
 from ebmzoo.tables import Better, Reaches, Table
-from ebmzoo.verdicts import Choice, Judgement, Outcome
+from ebmzoo.verdicts import Choice, Judgement, MeasuredTable
 
 FD, SHARE = Planted("FD"), Planted("share", higher=True)
 
@@ -92,8 +92,8 @@ failed
   VAE · roll: it diverged at update 3"""  # noqa: E501
 
 
-def outcome(scale: str = "paper", overrides: tuple[str, ...] = ()) -> Outcome:
-    return Outcome("tilting/toy", scale, TABLE, RESULTS, overrides)
+def outcome(scale: str = "paper", overrides: tuple[str, ...] = ()) -> MeasuredTable:
+    return MeasuredTable("tilting/toy", scale, TABLE, RESULTS, overrides)
 
 
 def test_text():
@@ -114,17 +114,17 @@ def test_no_line_ends_in_blanks():
 
 
 def test_seeds_in_the_heading():
-    one = Outcome("t", "paper", Table("ours", (cell(),)), (result((1.0,)),))
+    one = MeasuredTable("t", "paper", Table("ours", (cell(),)), (result((1.0,)),))
     assert text(one).splitlines()[0] == "t · paper scale · 1 seed"
     a, b = cell("a"), cell("b")
-    two = Outcome("t", "paper", Table("ours", (a, b)), (result((1.0,), a), result((1.0, 2.0), b)))
+    two = MeasuredTable("t", "paper", Table("ours", (a, b)), (result((1.0,), a), result((1.0, 2.0), b)))
     assert text(two).splitlines()[0] == "t · paper scale · 1/2 seeds"
 
 
 def test_numbers_of_different_protocols_are_marked():
     a, b, c = cell("a"), cell("b"), cell("a", "roll")
     results = (result((1.0,), a), result((2.0,), b, protocol="q"), result((3.0,), c))
-    shown = text(Outcome("t", "paper", Table("ours", (a, b, c)), results))
+    shown = text(MeasuredTable("t", "paper", Table("ours", (a, b, c)), results))
     assert "EMD [p]  a" in shown
     assert "EMD [q]  b" in shown
     assert "roll    EMD " in shown
@@ -136,7 +136,7 @@ def test_unverified_numbers_stand_in_parentheses_and_are_never_compared():
     of = cell(published=published(1.0, "unverified", 0.5))
     assert published_text(of) == "(1 ± 0.5)†"
     assert difference(result((3.0,), of)) is None
-    document = as_json(Outcome("t", "paper", Table("ours", (of,)), (result((1.0,), of),)))
+    document = as_json(MeasuredTable("t", "paper", Table("ours", (of,)), (result((1.0,), of),)))
     assert document["cells"][0]["verdict"] is None
     assert document["cells"][0]["published"]["status"] == "unverified"
 
@@ -259,7 +259,7 @@ def test_json_has_no_number_that_is_none():
     """A value of zero to be reached has no ratio, which must not become a NaN."""
     of = cell(metric=SHARE)
     table = Table("ours", (of,), (Reaches("so", "ours", "toy", "share", 0.0),))
-    document = as_json(Outcome("t", "paper", table, (result((0.0,), of),)))
+    document = as_json(MeasuredTable("t", "paper", table, (result((0.0,), of),)))
     assert json.loads(json.dumps(document, allow_nan=False))["claims"][0]["ratio"] is None
 
 
@@ -280,7 +280,7 @@ def test_costs(cost, shown):
 def test_one_cause_is_told_once():
     cells = [cell(row, column) for row in ("a", "b") for column in ("x", "y")]
     results = [dataclasses.replace(result((), each, missing=1), error="no weights") for each in cells]
-    lines = text(Outcome("t", "paper", Table("ours", tuple(cells)), tuple(results))).splitlines()
+    lines = text(MeasuredTable("t", "paper", Table("ours", tuple(cells)), tuple(results))).splitlines()
     assert [line for line in lines if "no weights" in line] == ["  a · x, b · x, a · y, b · y: no weights"]
 
 
@@ -290,5 +290,5 @@ def test_samplings_of_one_model_are_told_from_seeds() -> None:
     one = dataclasses.replace(plain, score=score)
     assert (one.models, plain.models) == (1, 3)
     for each, told in ((one, True), (plain, False)):
-        outcome = Outcome("toy", "laptop", Table("ours", (each,)), (result((1.0, 2.0, 3.0), each),))
+        outcome = MeasuredTable("toy", "laptop", Table("ours", (each,)), (result((1.0, 2.0, 3.0), each),))
         assert ("samplings of fewer models" in text(outcome)) == told

@@ -148,7 +148,7 @@ def test_damage_on_the_shelf_is_left_to_its_owner(file: Path, here: Store):
     here.get(NOTE)
     path = here.folder(NOTE) / "artifact.txt"
     path.write_text("?")
-    with pytest.raises(StoreError, match=r"is damaged .*`ebmzoo store prune` removes it, then import again"):
+    with pytest.raises(StoreError, match=r"`ebmzoo store prune --store .*` removes it, then import again"):
         bring(file, here)
     assert path.read_text() == "?"
     assert journal(here.root) == ["a", "b"]

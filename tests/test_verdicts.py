@@ -10,7 +10,7 @@ from planted import Planted, cell, published, result
 from scipy.stats import binom
 
 from ebmzoo.tables import Better, Fraction, Reaches, Table
-from ebmzoo.verdicts import Judgement, Outcome, Result, half_width, judge, verdict
+from ebmzoo.verdicts import Judgement, MeasuredTable, Result, half_width, judge, verdict
 
 T2 = 0.95 / math.sqrt(2 * 0.975 * 0.025)
 """The 97.5 % quantile of Student's t with two degrees of freedom: (2 p - 1) / sqrt(2 p (1 - p)), 4.3027."""
@@ -78,9 +78,9 @@ def test_without_a_published_number_there_is_no_verdict():
     assert verdict(result((1.0,)), True, 0.05) is None
 
 
-def outcome(scale: str = "paper", overrides: tuple[str, ...] = ()) -> Outcome:
+def outcome(scale: str = "paper", overrides: tuple[str, ...] = ()) -> MeasuredTable:
     of = cell(published=published(1.0))
-    return Outcome("toy", scale, Table("ours", (of,)), (result((1.0,), of),), overrides)
+    return MeasuredTable("toy", scale, Table("ours", (of,)), (result((1.0,), of),), overrides)
 
 
 def test_only_the_paper_scale_without_overrides_is_comparable():
@@ -185,7 +185,15 @@ def test_rows_of_other_protocols_are_not_compared():
         ("a", "toy", "EMD"): result((0.5, 0.5), cell("a"), protocol="one"),
         ("b", "toy", "EMD"): result((1.0, 1.0), cell("b"), protocol="two"),
     }
-    assert judge(BETTER, rows).open == "the rows were scored by different protocols"
+    fraction = Fraction("a costs less", "a", "b", "toy", "EMD", 0.5)
+    for claim in (BETTER, fraction):
+        assert judge(claim, rows).open == "the rows were scored by different protocols"
+
+
+def test_an_interval_that_no_number_can_hold():
+    made = study((1.0, 1e-60), (1.0, 1.0))
+    assert (made.holds, made.low) == (False, 0.0)
+    assert made.high > 1e300
 
 
 def test_seeds_that_only_one_row_has_are_in_no_pair():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import active_children
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ from toys import Blob, Chase, Offset, until
 
 from ebmzoo.data.dataset import Dataset
 from ebmzoo.execution import measure
+from ebmzoo.executors import Job
 from ebmzoo.recipes import Samples, Score, Trained
 from ebmzoo.runtime import Deadline, Runtime
 from ebmzoo.samplers import Direct
@@ -183,3 +185,18 @@ def test_a_class_that_other_processes_cannot_import_fails_its_cell_alone(tmp_pat
     assert "No module named 'nowhere'" in lost.error
     assert "in one process" in lost.error
     assert kept.complete
+
+
+def test_a_process_that_is_lost_while_it_has_nothing_to_do_is_replaced(tmp_path):
+    scores = (Score(SUBJECT, Offset()), Score(FURTHER, Offset()))
+    jobs = [Job(0, index, of) for index, of in enumerate(cells(*scores))]
+    outcomes = Processes(1).outcomes(jobs, Store(tmp_path))
+    first, _ = next(outcomes)
+    assert first is jobs[0]
+    [idle] = active_children()
+    idle.kill()
+    idle.join()
+    second, value = next(outcomes)
+    assert second is jobs[1]
+    assert isinstance(value, float)
+    assert list(outcomes) == []

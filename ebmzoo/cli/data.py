@@ -97,7 +97,7 @@ def fetch(context: click.Context, names: tuple[str, ...], folder: Path | None) -
             if debugging():
                 raise
             remedy = f"Without a connection, put its files there by hand: {', '.join(each.files)} in {root}"
-            complain(f"{type(each).__name__} was not fetched: {paragraph(error)}. {remedy}")
+            complain(f"{type(each).__name__} was not fetched: {paragraph(error).rstrip('.')}. {remedy}")
             failed = True
             continue
         click.echo(f"{type(each).__name__}: {_row(each, root, look=True)['state']} in {root}")

@@ -46,7 +46,7 @@ class Group(click.Group):
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except OutOfTime:
+        except (OutOfTime, KeyboardInterrupt):  # an interrupt before there was a store that could hear it
             say_out_of_time()
             ctx.exit(OUT_OF_TIME)
         except BrokenPipeError:

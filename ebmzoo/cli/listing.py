@@ -82,7 +82,10 @@ def _tables() -> list[dict[str, Any]]:
 
 def _first_comment(path: Path) -> str:
     """Returns what the first line of a gin file says of the table."""
-    first, *_ = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+    try:
+        first, *_ = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import shlex
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -87,6 +88,15 @@ def writable(folder: Path) -> bool:
     """Whether a folder can be written, or made where it is not there yet."""
     there = existing(folder)
     return there.is_dir() and os.access(there, os.W_OK)
+
+
+def check_folder(file: Path, name: str) -> None:
+    """Raises ConfigError unless a file can be written where ``name``, an option or argument, has it."""
+    folder = file.resolve().parent
+    if not folder.is_dir():
+        raise ConfigError(f"{name} {file} is in a folder that does not exist; make it first")
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"{name} {file} is in a folder that cannot be written; name another")
 
 
 store_option = click.option(
@@ -243,5 +253,5 @@ def open_store(
     keep_freed_memory()
     device, deadline = device_named(device), Deadline(time_limit)
     click.get_current_context().call_on_close(stop_on_signals(deadline))
-    command = " ".join(["ebmzoo", *sys.argv[1:]])
+    command = shlex.join(["ebmzoo", *sys.argv[1:]])
     return Store(root, Runtime(device, compiled, deadline, command))

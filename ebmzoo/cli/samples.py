@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +10,14 @@ import click
 
 from ebmzoo.cli.options import (
     TableName,
+    check_folder,
     configure,
     open_store,
     runtime_options,
     table_options,
     writable,
 )
-from ebmzoo.cli.tables import note_references, table_folder
+from ebmzoo.cli.tables import table_folder
 from ebmzoo.config import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def sample(
     _check_out(out)
     [configured] = configure([name], scale, sets, files, data, weights)
     from ebmzoo import figures
-    from ebmzoo.store import everything_behind
+    from ebmzoo.store import everything_behind, note_references
 
     recipe = _recipe(configured, row, column, seed, count)
     if out.suffix == ".png" and not figures.drawable(recipe.data.shape):
@@ -82,13 +82,9 @@ def sample(
 
 
 def _check_out(out: Path) -> None:
-    folder = out.resolve().parent
     if out.suffix not in (".png", ".npy"):
         raise ConfigError(f"--out {out} should end in .png for a picture or .npy for the numbers")
-    if not folder.is_dir():
-        raise ConfigError(f"--out {out} is in a folder that does not exist; make it first")
-    if not os.access(folder, os.W_OK):
-        raise ConfigError(f"--out {out} is in a folder that cannot be written; name another")
+    check_folder(out, "--out")
 
 
 def _recipe(configured: Configured, row: str, column: str, seed: int, count: int) -> Samples:
@@ -97,17 +93,20 @@ def _recipe(configured: Configured, row: str, column: str, seed: int, count: int
 
     cells = list(configured.table.flat())
     asked = (row.casefold(), column.casefold())
-    subjects = [
-        cell.score.subject for cell in cells if (cell.row.casefold(), cell.column.casefold()) == asked
-    ]
-    if not subjects:
+    found = [cell for cell in cells if (cell.row.casefold(), cell.column.casefold()) == asked]
+    if not found:
         there = list(dict.fromkeys(f"{cell.row} · {cell.column}" for cell in cells))
         hint = nearest(f"{row} · {column}", there) or f"; there are {', '.join(there)}"
         raise ConfigError(f"{configured.name} has no row {row!r} with a column {column!r}{hint}")
-    drawn = [subject for subject in subjects if isinstance(subject, Samples)]
+    drawn = [cell for cell in found if isinstance(cell.score.subject, Samples)]
     if not drawn:
         raise ConfigError(f"{row} · {column} of {configured.name} scores a model without drawing samples")
-    return dataclasses.replace(drawn[0].reseeded(seed), count=count)
+    seeds = max(cell.seeds for cell in drawn)
+    if seed >= seeds:
+        raise ConfigError(f"--seed {seed} is none of the table's, which are 0 to {seeds - 1}")
+    subject = drawn[0].score.subject
+    assert isinstance(subject, Samples)
+    return dataclasses.replace(subject.reseeded(seed), count=count)
 
 
 def _write(points: Tensor, title: str, out: Path) -> None:

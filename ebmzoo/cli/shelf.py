@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ebmzoo.cli.errors import FAILED, complain
-from ebmzoo.cli.options import debug_option, json_option, store_option
-from ebmzoo.cli.tables import references
+from ebmzoo.cli.options import check_folder, debug_option, json_option, store_option
 from ebmzoo.config import ConfigError
 
 if TYPE_CHECKING:
@@ -78,27 +78,37 @@ def prune(context: click.Context, root: Path, yes: bool, dry_run: bool) -> None:
     The tables are those that were ever asked for in this store, at any scale. Asks before it removes
     anything. Exits with 1 if something could not be removed, because another process is at work in it.
     """
-    from ebmzoo.store import StoreError
+    from ebmzoo.store import StoreError, referenced
 
     shelf = _existing(root)
-    doomed = _prunable(shelf)
+    contents = shelf.contents()
+    doomed = _prunable(contents, referenced(root))
     for kept, why in doomed:
         click.echo(f"{kept.folder.name}: {why} ({_size(kept.bytes)})")
     if not doomed:
         click.echo("nothing to remove: everything is whole, or being made, and needed by a table")
-    if dry_run or not doomed:
+    if dry_run:
+        return
+    for kept in contents:
+        if kept.state == "whole":
+            shelf.tidy(kept.folder)  # of what a process left that was killed just after it was done
+    if not doomed:
         return
     if not yes:
         click.confirm(f"remove these folders ({len(doomed)})?", abort=True)
-    removed = 0
+    removed, failed = 0, False
     for kept, _ in doomed:
+        if kept.state != "damaged" and kept.recipe.get("key") in referenced(root):
+            click.echo(f"{kept.folder.name}: left, since a table has come to need it")
+            continue
         try:
             shelf.remove(kept)
             removed += 1
         except StoreError as error:
             complain(str(error))
+            failed = True
     click.echo(f"removed folders: {removed}")
-    context.exit(0 if removed == len(doomed) else FAILED)
+    context.exit(FAILED if failed else 0)
 
 
 @store.command("export")
@@ -112,8 +122,9 @@ def export_(root: Path, file: Path, patterns: tuple[str, ...]) -> None:
     All that are whole, or those whose names match a pattern, such as 'score-*'. Scores alone are small,
     and enough to print a table again. Logs are left out.
     """
-    from ebmzoo.store import export
+    from ebmzoo.store import export, store_command
 
+    check_folder(file, "FILE")
     chosen = [
         kept
         for kept in _existing(root).contents()
@@ -122,12 +133,13 @@ def export_(root: Path, file: Path, patterns: tuple[str, ...]) -> None:
     damaged = [kept.folder.name for kept in chosen if kept.state == "damaged"]
     if damaged:
         raise ConfigError(
-            f"damaged: {', '.join(damaged)}; nothing was written. `ebmzoo store verify` says what it is, and "
-            "`ebmzoo store prune` removes it"
+            f"damaged: {', '.join(damaged)}; nothing was written. `{store_command(root, 'verify')}` says "
+            f"what it is, and `{store_command(root, 'prune')}` removes it"
         )
     if not chosen:
         raise ConfigError(
-            f"no whole artifact in {root} is named like that; `ebmzoo store list` says what there is"
+            f"no whole artifact in {root} is named like that; `{store_command(root, 'list')}` says what "
+            "there is"
         )
     export(chosen, file)
     click.echo(f"{len(chosen)} artifacts, {_size(file.stat().st_size)}, in {file}")
@@ -148,13 +160,10 @@ def import_(root: Path, file: Path) -> None:
     click.echo(f"{len(arrivals.new)} artifacts are new in {root}, {len(arrivals.known)} were there")
 
 
-def _prunable(shelf: Store) -> list[tuple[Kept, str]]:
+def _prunable(contents: Iterable[Kept], needed: Collection[str]) -> list[tuple[Kept, str]]:
     """Returns what may go, and why."""
-    needed: set[str] = set()
-    for path in (shelf.root / "tables").glob("*/references.json"):
-        needed.update(references(path))
     doomed = []
-    for kept in shelf.contents():
+    for kept in contents:
         if kept.state == "damaged":
             doomed.append((kept, f"damaged: {kept.reason}"))
         elif kept.recipe.get("key") not in needed:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import filelock
 
 from ebmzoo.cli.errors import FAILED, OUT_OF_TIME, complain, debugging, paragraph, say_out_of_time, warn
 from ebmzoo.cli.options import (
@@ -26,7 +24,6 @@ from ebmzoo.cli.options import (
     workers_option,
     writable,
 )
-from ebmzoo.config import ConfigError
 
 if TYPE_CHECKING:
     from ebmzoo.config import Configured
@@ -149,33 +146,54 @@ def _reproduce(
     """Makes a table; returns it as JSON, whether anything of it failed, and whether time ran out."""
     from ebmzoo import rendering
     from ebmzoo.execution import measure
-    from ebmzoo.store import everything_behind, write
-    from ebmzoo.verdicts import Outcome
+    from ebmzoo.store import alone_in, everything_behind
+    from ebmzoo.verdicts import MeasuredTable
 
     folder = table_folder(store.root, configured)
     behind = everything_behind([score for cell in cells for score in cell.scores()])
     keeps = writable(folder)
-    if keeps:
-        note_references(folder, [recipe.key for recipe in behind])
-    else:
+    if not keeps:
         warn(f"{store.root} cannot be written: the table is printed, and neither kept there nor drawn")
+    well = not keeps or _noted(folder, behind)
     measured = measure(cells, store, executor)
-    outcome = Outcome(
+    made = MeasuredTable(
         configured.name, configured.scale, configured.table, tuple(measured.results), configured.overrides
     )
-    document = rendering.as_json(outcome)
-    if keeps:
-        with _alone_in(folder):
-            name = "table" if len(cells) == len(list(configured.table.flat())) else "selection"
-            write(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
-            write(folder / f"{name}.txt", rendering.text(outcome) + "\n")
+    document, text = rendering.as_json(made), rendering.text(made)
     if not as_json:
-        click.echo(rendering.text(outcome))
-    drawn = True
-    if keeps and not measured.out_of_time:
-        with _alone_in(folder):
-            drawn = _draw(configured, store, folder, behind, to_stderr=as_json)
-    return document, measured.failed or not drawn, measured.out_of_time
+        click.echo(text)
+    if keeps:
+        name = "table" if len(cells) == len(list(configured.table.flat())) else "selection"
+        with alone_in(folder):
+            well &= _write(folder / name, document, text)
+            if not measured.out_of_time:
+                well &= _draw(configured, store, folder, behind, to_stderr=as_json)
+    return document, measured.failed or not well, measured.out_of_time
+
+
+def _noted(folder: Path, behind: Collection[Recipe]) -> bool:
+    """Notes what a table needs; returns whether that was possible."""
+    from ebmzoo.store import StoreError, note_references
+
+    try:
+        note_references(folder, [recipe.key for recipe in behind])
+    except (OSError, StoreError) as error:
+        complain(paragraph(error))
+        return False
+    return True
+
+
+def _write(stem: Path, document: dict[str, Any], text: str) -> bool:
+    """Writes a table as JSON and as text; returns whether that was possible."""
+    from ebmzoo.store import write
+
+    try:
+        write(stem.with_name(f"{stem.name}.json"), json.dumps(document, indent=1) + "\n")
+        write(stem.with_name(f"{stem.name}.txt"), text + "\n")
+    except OSError as error:
+        complain(paragraph(error))
+        return False
+    return True
 
 
 def _draw(
@@ -192,7 +210,7 @@ def _draw(
     for figure in configured.table.figures:
         try:
             paths = list(figures.due([figure], store, folder))
-        except (ValueError, RuntimeError, OSError) as error:
+        except Exception as error:  # whatever a plugin's figure raises, the table is there
             if debugging():
                 raise
             complain(f"figure {figure.name}: {paragraph(error)}")
@@ -212,40 +230,6 @@ def table_folder(root: Path, configured: Configured) -> Path:
     slug = configured.name.removesuffix(".gin").replace("/", "-").strip("-.")[-80:]
     digest = hashlib.sha256("\n".join(configured.bindings).encode()).hexdigest()
     return root / "tables" / f"{slug}.{configured.scale}.{digest[:8]}"
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Lets one process at a time write into a table's folder, which is made if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder / ".lock"):
-        yield
-
-
-def note_references(folder: Path, keys: list[str]) -> None:
-    """Notes which artifacts a table needs, besides those noted before, so that pruning leaves them alone."""
-    from ebmzoo.store import write
-
-    with _alone_in(folder):
-        path = folder / "references.json"
-        known = references(path) if path.exists() else []
-        write(path, json.dumps(sorted({*known, *keys}), indent=0) + "\n")
-
-
-def references(path: Path) -> list[str]:
-    """Returns the keys of the artifacts that a table needs.
-
-    Raises:
-        ConfigError: If the file is damaged.
-    """
-    try:
-        keys: list[str] = json.loads(path.read_text())
-    except ValueError:
-        raise ConfigError(
-            f"{path} cannot be read, so nothing tells what its table needs; remove that file, and say "
-            "`ebmzoo reproduce` of the table before you prune"
-        ) from None
-    return keys
 
 
 def _one_or_all(documents: list[Any]) -> Any:

@@ -16,7 +16,7 @@ from ebmzoo.config.errors import ConfigError, nearest
 from ebmzoo.config.gin import BindingStatement, ImportStatement, IncludeStatement
 from ebmzoo.config.parsing import Where, parse
 from ebmzoo.config.registry import broken
-from ebmzoo.config.sources import included, read, shown
+from ebmzoo.config.sources import BASES, included, read, shown
 from ebmzoo.hookspecs import KINDS
 
 
@@ -91,6 +91,24 @@ class Reader:
             _check_once(layer, new, source)
             layer |= new
         return layer
+
+    def original(self, path: Path) -> Layer:
+        """Returns the bindings of the tables that a file includes, or its own if it includes none.
+
+        A file that includes a table is that table with differences, whatever its name; one that includes what
+        tables share, from a folder ``bases``, is a table itself.
+
+        Arguments:
+            path: The file, which :meth:`file` can read: it does not include itself.
+        """
+        source = shown(path)
+        found: Layer = {}
+        for statement in self._parsed(read(path), source):
+            if isinstance(statement, IncludeStatement):
+                within = included(statement.filename, Where(source, statement.location.line_num))
+                if within.parent.name != BASES:
+                    found |= self.original(within)
+        return found or self.file(path)
 
     def setting(self, text: str) -> Layer:
         """Returns the one binding that an option ``--set`` of the command line gives.

@@ -22,7 +22,8 @@ class Configured:
         name: What was asked for: the table's name, or a file.
         scale: The scale.
         table: The value.
-        overrides: The bindings that it was made from and the scale ``paper`` does not have.
+        overrides: The bindings that it was made from and that the table lacks at the scale ``paper``. A file
+            that includes a table is compared with that one.
         bindings: All bindings that it was made from.
     """
 
@@ -51,9 +52,10 @@ def load(
     over = overlay(path, scale)
     known = {name: cls for offered in classes().values() for name, cls in offered.items()}
     reader = Reader(known)
-    paper = reader.file(path)
+    own = reader.file(path)
+    paper = reader.original(path)
     layers = [
-        paper,
+        own,
         *([reader.file(over)] if over else []),
         _merged(reader.file(Path(file)) for file in files),
         _merged(reader.setting(text) for text in sets),

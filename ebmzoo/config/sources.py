@@ -12,6 +12,9 @@ from ebmzoo.config.registry import registry
 SCALES = ("paper", "laptop", "smoke")
 """How much compute a table spends. ``paper`` is the table itself; the others are overlays of it."""
 
+BASES = "bases"
+"""The folder of files that are no tables, but are included by several."""
+
 
 def roots() -> tuple[Path, ...]:
     """Returns the folders in which tables are looked for, the first first."""
@@ -41,7 +44,7 @@ def tables() -> dict[str, Path]:
 def _tables_in(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.glob("*/*.gin")):
         paper = path.parent.name
-        if "." not in path.stem and paper != "bases" and not paper.startswith(".") and path.is_file():
+        if "." not in path.stem and paper != BASES and not paper.startswith(".") and path.is_file():
             yield f"{paper}/{path.stem}", path
 
 

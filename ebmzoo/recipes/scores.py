@@ -114,13 +114,17 @@ class BestSeen(Score):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        selection = self.subject.selection if isinstance(self.subject, Trained) else None
+        steps, selection = None, None
+        if isinstance(self.subject, Trained):
+            steps, selection = self.subject.steps, self.subject.selection
         if selection is None or self.split not in selection.watch or selection.metric != self.metric:
             raise FieldError(
                 self,
                 "subject",
                 f"a trained model whose selection watches {self.split!r} with the same metric",
             )
+        if steps is not None and selection.every > steps:
+            raise FieldError(selection, "every", f"at most Trained.steps, {steps}, to see any score")
 
     @property
     def label(self) -> str:

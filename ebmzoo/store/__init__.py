@@ -13,10 +13,11 @@ A shelf holds a folder ``<kind>-<key12>`` for each artifact::
     artifact.*      renamed in last: present means whole
 """
 
-from ebmzoo.store.errors import DamagedArtifact, StoreError
+from ebmzoo.store.errors import DamagedArtifact, StoreError, store_command
 from ebmzoo.store.files import canonical, load_tensors, replace, save_tensors, write
 from ebmzoo.store.inspection import Kept, inspect
 from ebmzoo.store.provenance import environment
+from ebmzoo.store.references import alone_in, note_references, referenced
 from ebmzoo.store.shelf import Recipe, Store, describe, everything_behind, recipes_within, unfinished
 from ebmzoo.store.transfer import Arrivals, bring, export
 
@@ -27,6 +28,7 @@ __all__ = [
     "Recipe",
     "Store",
     "StoreError",
+    "alone_in",
     "bring",
     "canonical",
     "describe",
@@ -35,9 +37,12 @@ __all__ = [
     "export",
     "inspect",
     "load_tensors",
+    "note_references",
     "recipes_within",
+    "referenced",
     "replace",
     "save_tensors",
+    "store_command",
     "unfinished",
     "write",
 ]

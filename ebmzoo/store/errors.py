@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 
@@ -16,6 +17,11 @@ class DamagedArtifact(StoreError):
         self.folder, self.reason = folder, reason
         super().__init__(
             f"the artifact in {folder} is damaged: {reason}. It was neither used nor made again. Restore the "
-            "folder from a copy, or remove it (`ebmzoo store prune` removes damaged artifacts), and say the "
-            "command again."
+            f"folder from a copy, or remove it (`{store_command(folder.parent, 'prune')}` removes damaged "
+            "artifacts), and say the command again."
         )
+
+
+def store_command(root: Path, what: str) -> str:
+    """Returns the command line that does something with a store."""
+    return f"ebmzoo store {what} --store {shlex.quote(str(root))}"

@@ -218,8 +218,10 @@ class Store:
         folder = self.folder(recipe)
         try:
             record: dict[str, Any] = read_json(folder / "run.json")
-        except (FileNotFoundError, ValueError):
-            raise DamagedArtifact(folder, "run.json is missing or cannot be read") from None
+        except (OSError, ValueError):
+            record = {}
+        if not isinstance(record, dict) or not record:
+            raise DamagedArtifact(folder, "run.json is missing or cannot be read")
         return record
 
     @contextmanager
@@ -278,7 +280,7 @@ class Store:
     def tidy(folder: Path) -> None:
         """Removes what was needed to go on with an artifact that is whole now."""
         for path in [*folder.glob("checkpoint*"), *folder.glob("shard-*")]:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def contents(self) -> list[Kept]:
         """Returns every artifact's folder, inspected, in the order of their names."""

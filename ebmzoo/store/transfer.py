@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ebmzoo.store.errors import StoreError
+from ebmzoo.store.errors import StoreError, store_command
 from ebmzoo.store.files import replace
 from ebmzoo.store.inspection import Kept, inspect
 from ebmzoo.store.shelf import Store
@@ -94,7 +94,8 @@ def _put(archive: zipfile.ZipFile, members: list[str], folder: Path, store: Stor
             return False
         if there.state == "damaged":
             raise StoreError(
-                f"{folder} is damaged ({there.reason}); `ebmzoo store prune` removes it, then import again"
+                f"{folder} is damaged ({there.reason}); `{store_command(store.root, 'prune')}` removes it, "
+                "then import again"
             )
         with tempfile.TemporaryDirectory(dir=store.root, prefix=".import-") as arrivals:
             archive.extractall(arrivals, members)
