@@ -165,9 +165,10 @@ def _reproduce(
     if keeps:
         name = "table" if len(cells) == len(list(configured.table.flat())) else "selection"
         with alone_in(folder):
-            well &= _write(folder / name, document, text)
-            if not measured.out_of_time:
-                well &= _draw(configured, store, folder, behind, to_stderr=as_json)
+            written = _write(folder / name, document, text)
+            due = written and not measured.out_of_time
+            drawn = not due or _draw(configured, store, folder, behind, to_stderr=as_json)
+        well = well and written and drawn
     return document, measured.failed or not well, measured.out_of_time
 
 
