@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, TypeAlias
 
 from ebmzoo.recipes import Score
-from ebmzoo.runtime import OutOfTime, say
+from ebmzoo.runtime import OutOfTime, say, worded
 from ebmzoo.store import Store
 from ebmzoo.tables import Cell
 from ebmzoo.training import Diverged
@@ -105,12 +104,5 @@ def attempt(store: Store, score: Score) -> Outcome:
         return float(store.get(score))
     except OutOfTime:
         raise
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        words = os.strerror(error.errno) if error.errno else str(error)
-        return Failure(f"{words}{where}; what was made is kept: mend the cause, and say the command again")
     except (Exception, SystemExit) as error:  # a plugin may call for an exit, which is not its to call for
-        words = " ".join(str(error).split())
-        ours = isinstance(error, ValueError) or type(error).__module__.startswith("ebmzoo")
-        attempts = error.attempts if isinstance(error, Diverged) else 1
-        return Failure(words if ours and words else f"{type(error).__name__}: {words}".rstrip(": "), attempts)
+        return Failure(worded(error), error.attempts if isinstance(error, Diverged) else 1)

@@ -1,4 +1,4 @@
-"""What changes no number: device, compilation, the deadline, memory, and where progress is told.
+"""What changes no number: device, compilation, the deadline, memory, and how progress and errors are told.
 
 None of it is part of an artifact's name.
 """
@@ -6,6 +6,7 @@ None of it is part of an artifact's name.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -75,6 +76,17 @@ class Runtime:
         import torch
 
         return torch.device(self.device)
+
+
+def worded(error: BaseException) -> str:
+    """Returns what there is to say of an error, in one paragraph."""
+    if isinstance(error, OSError) and error.errno:
+        where = f": {error.filename}" if error.filename else ""
+        trouble = f"{os.strerror(error.errno)}{where}"
+        return f"{trouble}. What was made is kept; mend the cause and say the command again."
+    words = " ".join(str(error).split())
+    ours = isinstance(error, ValueError) or type(error).__module__.startswith("ebmzoo")
+    return words if ours and words else f"{type(error).__name__}: {words}".rstrip(": ")
 
 
 def keep_freed_memory() -> None:

@@ -71,8 +71,8 @@ FAULTS = {
     "type": "TypeError: this is no number",
     "silent": "AssertionError",
     "exit": "SystemExit: 0",
-    "disk": "No space left on device (somewhere/artifact.part); what was made is kept: mend the cause, and "
-    "say the command again",
+    "disk": "No space left on device: somewhere/artifact.part. What was made is kept; mend the cause and say "
+    "the command again.",
 }
 
 

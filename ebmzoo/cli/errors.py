@@ -12,7 +12,7 @@ from typing import IO, Any
 import click
 
 from ebmzoo.config import ConfigError
-from ebmzoo.runtime import Deadline, OutOfTime, UnknownDevice
+from ebmzoo.runtime import Deadline, OutOfTime, UnknownDevice, worded
 
 FAILED, WRONG, OUT_OF_TIME = 1, 2, 75
 
@@ -74,14 +74,8 @@ def _one_paragraph() -> Iterator[None]:
 
 def paragraph(error: Exception) -> str:
     """Returns an error in one paragraph."""
-    if isinstance(error, OSError) and error.errno:
-        where = f": {error.filename}" if error.filename else ""
-        words = f"{os.strerror(error.errno)}{where}"
-        return f"{words}. What was made is kept; mend the cause and say the command again."
-    kind = type(error)
-    ours = kind.__module__.startswith("ebmzoo")
-    words = " ".join(str(error).split())
-    return words if ours else f"{kind.__name__}: {words} (say it again with --debug for the traceback)"
+    expected = isinstance(error, OSError) or type(error).__module__.startswith("ebmzoo")
+    return worded(error) + ("" if expected else " (say it again with --debug for the traceback)")
 
 
 def debugging() -> bool:
