@@ -93,7 +93,7 @@ class Reader:
         return layer
 
     def original(self, path: Path) -> Layer:
-        """Returns the bindings of the tables that a file includes, or its own if it includes none.
+        """Returns the bindings of the tables that a file includes, which are none of most files.
 
         A file that includes a table is that table with differences, whatever its name; one that includes what
         tables share, from a folder ``bases``, is a table itself.
@@ -107,8 +107,8 @@ class Reader:
             if isinstance(statement, IncludeStatement):
                 within = included(statement.filename, Where(source, statement.location.line_num))
                 if within.parent.name != BASES:
-                    found |= self.original(within)
-        return found or self.file(path)
+                    found |= self.original(within) or self.file(within)
+        return found
 
     def setting(self, text: str) -> Layer:
         """Returns the one binding that an option ``--set`` of the command line gives.

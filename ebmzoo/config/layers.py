@@ -53,7 +53,7 @@ def load(
     known = {name: cls for offered in classes().values() for name, cls in offered.items()}
     reader = Reader(known)
     own = reader.file(path)
-    paper = reader.original(path)
+    paper = reader.original(path) or own
     layers = [
         own,
         *([reader.file(over)] if over else []),
