@@ -37,7 +37,7 @@ WRONG = [
     ),
     (
         lambda: Table("ours", (cell(),), figures=(Comparison("../mine", "", PLANE, (), ()),)),
-        "named by letters, digits, '-' and '.', and '../mine' is not",
+        "Comparison.name should be of letters, digits, '-' and '.', not '../mine'",
     ),
     (lambda: Table("ours", (cell(),), tolerance=-0.1), "Table.tolerance should be zero or a number above it"),
     (lambda: Table("ours", (cell("a"), cell("b")), (better("c"),)), "and c · toy · EMD is none"),
