@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ebmzoo.tables import Cell, Published
-from ebmzoo.verdicts import NOT_ASKED, Choice, Judgement, MeasuredTable, Result
+from ebmzoo.verdicts import NOT_ASKED, Choice, Judgement, MeasuredTable, Result, half_width
 
 DAGGER, DOUBLE_DAGGER = "†", "‡"
 HEADER = (
@@ -113,6 +113,7 @@ def text(outcome: MeasuredTable) -> str:
     for result, verdict in judged:
         if verdict == "underspecified" and result.cell.published:
             lines.append(f"underspecified: {_place(result)}: {result.cell.published.underspecified}")
+    lines += _thanks_to_spread(judged, outcome.table.tolerance)
     if outcome.table.claims:
         lines += ["", CLAIMS, *_claims(outcome.judgements())]
     noted = dict.fromkeys(f"{_place(r)}: {diagnostics_text(r.diagnostics)}" for r in results if r.diagnostics)
@@ -130,6 +131,23 @@ def text(outcome: MeasuredTable) -> str:
     if outcome.overrides:
         lines += ["", "differs from the paper scale in", *(f"  {override}" for override in outcome.overrides)]
     return "\n".join(lines)
+
+
+def _thanks_to_spread(judged: Sequence[tuple[Result, str | None]], tolerance: float) -> list[str]:
+    """Returns which numbers would not count as reproduced if seeds differed less."""
+    lines = []
+    for result, verdict in judged:
+        apart, published = difference(result), result.cell.published
+        if verdict != "reproduced" or apart is None or published is None:
+            continue
+        allowed = tolerance * abs(published.value)
+        if abs(apart) > allowed:
+            lines.append(
+                f"reproduced: {_place(result)} · {result.cell.metric}: {number(abs(apart))} apart, of which the "
+                f"tolerance allows {number(allowed)}, and the interval over seeds "
+                f"{number(half_width(result.values))}"
+            )
+    return lines
 
 
 def _second_hand(results: Sequence[Result]) -> list[str]:

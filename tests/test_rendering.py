@@ -109,6 +109,15 @@ def test_text_says_what_differs_from_the_paper():
     assert "".join(lines).count("not comparable") == 2
 
 
+def test_numbers_that_are_reproduced_thanks_to_their_spread():
+    wide, near = (cell(row, published=published(10.0)) for row in ("wide", "near"))
+    results = (result((5.0, 15.0, 25.0), wide), result((10.0, 10.1, 10.2), near))
+    shown = text(MeasuredTable("t", "paper", Table("ours", (wide, near)), results)).splitlines()
+    [said] = [line for line in shown if line.startswith("reproduced: ")]
+    allowed = "the tolerance allows 0.5, and the interval over seeds 24.84"
+    assert said == f"reproduced: wide · toy · EMD: 5 apart, of which {allowed}"
+
+
 def test_no_line_ends_in_blanks():
     assert not [line for line in text(outcome()).splitlines() if line != line.rstrip()]
 
