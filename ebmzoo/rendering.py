@@ -143,8 +143,8 @@ def _thanks_to_spread(judged: Sequence[tuple[Result, str | None]], tolerance: fl
         allowed = tolerance * abs(published.value)
         if abs(apart) > allowed:
             lines.append(
-                f"reproduced: {_place(result)} · {result.cell.metric}: {number(abs(apart))} apart, of which the "
-                f"tolerance allows {number(allowed)}, and the interval over seeds "
+                f"reproduced: {_place(result)} · {result.cell.metric}: {number(abs(apart))} apart, of which "
+                f"the tolerance allows {number(allowed)}, and the interval over seeds "
                 f"{number(half_width(result.values))}"
             )
     return lines
