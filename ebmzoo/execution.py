@@ -143,36 +143,36 @@ def _with_record(result: Result, store: Store, scores: Sequence[Score]) -> Resul
         StoreError: If a record is damaged, or the values have no mean since their protocols differ.
     """
     behind = everything_behind(scores)
-    runs = [store.run(need) for need in behind if store.state(need) == "kept"]
+    records = {need.key: store.run(need) for need in behind if store.state(need) == "kept"}
+    runs = records.values()
     subjects = [score.subject for score in scores]
     models = [each.model if isinstance(each, Samples) else each for each in subjects]
-    samples = [each for each in subjects if isinstance(each, Samples) and store.state(each) == "kept"]
-    learnt = [each for each in models if isinstance(each, Trained) and store.state(each) == "kept"]
-    sampled = [(each, store.run(each)) for each in samples]
+    sampled = [(s, records[s.key]) for s in subjects if isinstance(s, Samples) and s.key in records]
+    trained = [(m, records[m.key]) for m in models if isinstance(m, Trained) and m.key in records]
     return dataclasses.replace(
         result,
         seconds=sum(run["seconds"] for run in runs) if len(runs) == len(behind) else None,
         gradient_evaluations=sum(run.get("gradient_evaluations", 0) for run in runs),
         cost=_cost(sampled),
-        choice=_choice([(each, store.run(each)) for each in learnt]),
+        choice=_choice(trained),
         diagnostics=_diagnostics(sampled),
-        attempts=max(result.attempts, *(1 + len(run.get("attempts", ())) for run in runs), 1),
-        protocol=_protocol(result.cell, store, scores),
+        attempts=max([result.attempts, *(1 + len(run.get("attempts", ())) for run in runs)]),
+        protocol=_protocol(result, [records[score.key] for score in scores]),
     )
 
 
-def _protocol(cell: Cell, store: Store, scores: Sequence[Score]) -> str:
+def _protocol(result: Result, records: Sequence[dict[str, Any]]) -> str:
     """Returns the identity of the protocol that values were scored by, be it that of another version."""
     by_protocol: dict[str, list[str]] = {}
-    for score in scores:
-        by_protocol.setdefault(store.run(score)["protocol"]["id"], []).append(store.folder(score).name)
+    for folder, record in zip(result.artifacts, records, strict=True):
+        by_protocol.setdefault(record["protocol"]["id"], []).append(folder)
     if len(by_protocol) > 1:
         told = "; ".join(f"{name}: {', '.join(folders)}" for name, folders in by_protocol.items())
         raise StoreError(
             f"its seeds were scored by different protocols and have no mean ({told}); remove the folders of "
             "all protocols but one, and say the command again"
         )
-    return next(iter(by_protocol), "") or cell.score.protocol()["id"]
+    return next(iter(by_protocol), "") or result.cell.score.protocol()["id"]
 
 
 def _cost(sampled: Sequence[tuple[Samples, dict[str, Any]]]) -> dict[str, float] | None:

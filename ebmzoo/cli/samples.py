@@ -98,14 +98,12 @@ def _recipe(configured: Configured, row: str, column: str, seed: int, count: int
         there = list(dict.fromkeys(f"{cell.row} · {cell.column}" for cell in cells))
         hint = nearest(f"{row} · {column}", there) or f"; there are {', '.join(there)}"
         raise ConfigError(f"{configured.name} has no row {row!r} with a column {column!r}{hint}")
-    drawn = [cell for cell in found if isinstance(cell.score.subject, Samples)]
+    drawn = [(c.score.subject, c.seeds) for c in found if isinstance(c.score.subject, Samples)]
     if not drawn:
         raise ConfigError(f"{row} · {column} of {configured.name} scores a model without drawing samples")
-    seeds = max(cell.seeds for cell in drawn)
+    subject, seeds = drawn[0][0], max(count for _, count in drawn)
     if seed >= seeds:
         raise ConfigError(f"--seed {seed} is none of the table's, which are 0 to {seeds - 1}")
-    subject = drawn[0].score.subject
-    assert isinstance(subject, Samples)
     return dataclasses.replace(subject.reseeded(seed), count=count)
 
 

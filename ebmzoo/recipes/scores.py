@@ -114,17 +114,20 @@ class BestSeen(Score):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        steps, selection = None, None
-        if isinstance(self.subject, Trained):
-            steps, selection = self.subject.steps, self.subject.selection
-        if selection is None or self.split not in selection.watch or selection.metric != self.metric:
+        trained = self.subject
+        if (
+            not isinstance(trained, Trained)
+            or (selection := trained.selection) is None
+            or self.split not in selection.watch
+            or selection.metric != self.metric
+        ):
             raise FieldError(
                 self,
                 "subject",
                 f"a trained model whose selection watches {self.split!r} with the same metric",
             )
-        if steps is not None and selection.every > steps:
-            raise FieldError(selection, "every", f"at most Trained.steps, {steps}, to see any score")
+        if selection.every > trained.steps:
+            raise FieldError(selection, "every", f"at most Trained.steps, {trained.steps}, to see any score")
 
     @property
     def label(self) -> str:
