@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ebmzoo.tables import Cell, Published
+from ebmzoo.tables import Cell, Published, Table
 from ebmzoo.verdicts import NOT_ASKED, Choice, Judgement, MeasuredTable, Result, half_width
 
 DAGGER, DOUBLE_DAGGER = "†", "‡"
@@ -22,7 +22,7 @@ HEADER = (
     "seconds",
     "artifact",
 )
-CLAIMS = "claims (ratio, with its 95 % interval over pairs of seeds; or its range over seeds)"
+CLAIMS = "claims (ratio or difference, with its 95 % interval over pairs of seeds; or its range over seeds)"
 DIAGNOSTICS = "samplers, in their own words (of the first shard, mean over seeds)"
 CHOICES = "models kept by a selection, and the last ones (mean over seeds)"
 RIGHT = {"published", "ours", "difference", "per sample", "attempts", "seconds"}
@@ -113,7 +113,7 @@ def text(outcome: MeasuredTable) -> str:
     for result, verdict in judged:
         if verdict == "underspecified" and result.cell.published:
             lines.append(f"underspecified: {_place(result)}: {result.cell.published.underspecified}")
-    lines += _thanks_to_spread(judged, outcome.table.tolerance)
+    lines += _thanks_to_spread(judged, outcome.table)
     if outcome.table.claims:
         lines += ["", CLAIMS, *_claims(outcome.judgements())]
     noted = dict.fromkeys(f"{_place(r)}: {diagnostics_text(r.diagnostics)}" for r in results if r.diagnostics)
@@ -133,14 +133,14 @@ def text(outcome: MeasuredTable) -> str:
     return "\n".join(lines)
 
 
-def _thanks_to_spread(judged: Sequence[tuple[Result, str | None]], tolerance: float) -> list[str]:
+def _thanks_to_spread(judged: Sequence[tuple[Result, str | None]], table: Table) -> list[str]:
     """Returns which numbers would not count as reproduced if seeds differed less."""
     lines = []
     for result, verdict in judged:
-        apart, published = difference(result), result.cell.published
-        if verdict != "reproduced" or apart is None or published is None:
+        apart = difference(result)
+        if verdict != "reproduced" or apart is None:
             continue
-        allowed = tolerance * abs(published.value)
+        allowed = table.allowed(result.cell)
         if abs(apart) > allowed:
             lines.append(
                 f"reproduced: {_place(result)} · {result.cell.metric}: {number(abs(apart))} apart, of which "
@@ -188,6 +188,7 @@ def claim_text(judgement: Judgement) -> str:
     """Returns a claim with what became of it, in one line."""
     mark = {True: "✓ holds", False: "✗ not shown", None: "? open"}[judgement.holds]
     notes = [] if judgement.ratio is None else [f"ratio {number(judgement.ratio)}"]
+    notes += [] if judgement.difference is None else [f"difference {number(judgement.difference)}"]
     if judgement.low is not None:
         notes.append(f"{number(judgement.low)} to {number(judgement.high)}")
     notes += [judgement.open] if judgement.open else []
@@ -258,6 +259,7 @@ def _claim_json(judgement: Judgement) -> dict[str, Any]:
         "low": judgement.low,
         "high": judgement.high,
         "holds": judgement.holds,
+        "difference": judgement.difference,
     }
 
 

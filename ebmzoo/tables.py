@@ -131,7 +131,8 @@ class Better:
     """The claim that one row beats another, judged over seeds in pairs.
 
     It holds if the 95 % interval of the mean logarithm of the ratio of the two rows' values, paired by seed,
-    lies on the better side of one.
+    lies on the better side of one; or, where the metric is on no ratio scale, that of their mean difference
+    on the better side of zero.
 
     Arguments:
         claim: The claim in words.
@@ -223,6 +224,8 @@ class Table:
         figures: Pictures of what the cells are made of.
         tolerance: The relative difference from a published number that still counts as reproduced, besides
             the interval over seeds.
+        absolute_tolerance: The same where the metric is on no ratio scale: a difference, in nats of
+            likelihoods.
     """
 
     source: str
@@ -230,9 +233,10 @@ class Table:
     claims: tuple[Claim, ...] = ()
     figures: tuple[Figure, ...] = ()
     tolerance: float = 0.05
+    absolute_tolerance: float = 0.1
 
     def __post_init__(self) -> None:
-        not_negative(self, "tolerance")
+        not_negative(self, "tolerance", "absolute_tolerance")
         places = [(cell.row, cell.column, cell.metric) for cell in self.flat()]
         if not places:
             raise FieldError(self, "cells", "one cell or more")
@@ -244,17 +248,30 @@ class Table:
         for figure in self.figures:
             if not re.fullmatch(r"\w[\w.-]*", figure.name):
                 raise FieldError(figure, "name", "of letters, digits, '-' and '.'")
+        self._check_claims()
+
+    def _check_claims(self) -> None:
+        """Raises FieldError unless claims are about cells of the table, and make sense of their metrics."""
+        metrics = {(cell.row, cell.column, cell.metric): cell.score.metric for cell in self.flat()}
         for claim in self.claims:
             for place in claim.mentions():
-                if place not in places:
+                if place not in metrics:
                     raise FieldError(
                         self, "claims", f"about cells of the table, and {' · '.join(place)} is none"
                     )
+                if isinstance(claim, Fraction) and not metrics[place].ratio_scale:
+                    raise FieldError(self, "claims", f"Better, not Fraction: no {claim.metric} has a ratio")
 
     def flat(self) -> Iterator[Cell]:
         """Yields every cell."""
         for source in self.cells:
             yield from source.cells()
+
+    def allowed(self, cell: Cell) -> float:
+        """Returns the difference of a cell from what was published that counts as none."""
+        if cell.score.metric.ratio_scale and cell.published is not None:
+            return self.tolerance * abs(cell.published.value)
+        return self.absolute_tolerance
 
     def with_seeds(self, seeds: int) -> Table:
         """Returns the table with another number of seeds in every cell.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -92,10 +93,11 @@ class Judgement:
     Arguments:
         claim: The claim in words.
         ratio: The ratio of the better row to the other, or to the claimed value.
-        low: The lower end of its interval; or, where each seed is judged, the least ratio of any.
+        low: The lower end of its interval; or, where each seed is judged, the least of any.
         high: The upper end, likewise.
         holds: Whether the claim holds; None if that cannot be told.
         open: Why it cannot be told, or nothing.
+        difference: Where the metric is on no ratio scale, their difference instead, with its interval.
     """
 
     claim: str
@@ -104,6 +106,7 @@ class Judgement:
     high: float | None = None
     holds: bool | None = None
     open: str = ""
+    difference: float | None = None
 
 
 def half_width(values: Sequence[float]) -> float:
@@ -116,13 +119,13 @@ def half_width(values: Sequence[float]) -> float:
     return quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def verdict(result: Result, comparable: bool, tolerance: float) -> str | None:
+def verdict(result: Result, comparable: bool, allowed: float) -> str | None:
     """Judges a cell against what was published.
 
     Arguments:
         result: The measurement.
         comparable: Whether it was made at the paper's scale with nothing overridden.
-        tolerance: The relative difference that counts as none.
+        allowed: The difference that counts as none.
 
     Returns:
         ``reproduced``, ``better``, ``not reproduced``, ``not comparable`` or ``underspecified``; None where
@@ -135,7 +138,7 @@ def verdict(result: Result, comparable: bool, tolerance: float) -> str | None:
         return "not comparable"
     difference = result.mean - published.value
     spread = half_width(result.values) if len(result.values) > 1 else 0.0
-    if abs(difference) <= spread + tolerance * abs(published.value):
+    if abs(difference) <= spread + allowed:
         return "reproduced"
     if (difference < 0) == result.cell.score.metric.lower_is_better:
         return "better"
@@ -168,21 +171,27 @@ def judge(claim: Claim, results: Mapping[Place, Result]) -> Judgement:
 
 
 def _judge_better(claim: Better, row: Result, than: Result) -> Judgement:
-    if min(row.values) <= 0 or min(than.values) <= 0:
+    metric = row.cell.score.metric
+    if metric.ratio_scale and min(*row.values, *than.values) <= 0:
         return Judgement(claim.claim, open="not all values are above zero, so they have no ratios")
     pairs = zip(row.values, than.values, strict=False)  # seeds that only one row has are in no pair
-    logs = [math.log(a / b) for a, b in pairs]
-    mean, half = statistics.fmean(logs), half_width(logs)
+    apart = [math.log(a / b) if metric.ratio_scale else a - b for a, b in pairs]
+    mean, half = statistics.fmean(apart), half_width(apart)
+    low, high = mean - half, mean + half
+    holds = high < 0 if metric.lower_is_better else low > 0
+    found = Judgement(claim.claim, difference=mean, low=low, high=high, holds=holds)
     if math.isinf(half):
-        return Judgement(claim.claim, _exp(mean), open="one seed has no interval")
-    ratio, low, high = _exp(mean), _exp(mean - half), _exp(mean + half)
-    holds = high < 1 if row.cell.score.metric.lower_is_better else low > 1
-    return Judgement(claim.claim, ratio, low, high, holds)
+        found = Judgement(claim.claim, difference=mean, open="one seed has no interval")
+    return _of_ratios(found) if metric.ratio_scale else found
 
 
-def _exp(exponent: float) -> float:
-    """Returns an exponential, or one of the largest numbers that there are."""
-    return math.exp(min(exponent, 700.0))
+def _of_ratios(found: Judgement) -> Judgement:
+    """Returns what was found of the logarithms of ratios as what it says of the ratios."""
+    ratio, low, high = (
+        None if log is None else math.exp(min(log, 700.0))  # or one of the largest numbers that there are
+        for log in (found.difference, found.low, found.high)
+    )
+    return dataclasses.replace(found, ratio=ratio, difference=None, low=low, high=high)
 
 
 def _judge_fraction(claim: Fraction, row: Result, than: Result) -> Judgement:
@@ -198,6 +207,10 @@ def _judge_reaches(claim: Reaches, row: Result) -> Judgement:
         holds = max(row.values) <= claim.value
     else:
         holds = min(row.values) >= claim.value
+    if not row.cell.score.metric.ratio_scale:
+        apart = [value - claim.value for value in row.values]
+        mean, low, high = statistics.fmean(apart), min(apart), max(apart)
+        return Judgement(claim.claim, difference=mean, low=low, high=high, holds=holds)
     if claim.value == 0:
         return Judgement(claim.claim, holds=holds)
     ratios = [value / claim.value for value in row.values]
@@ -225,7 +238,7 @@ class MeasuredTable:
     def verdicts(self) -> tuple[str | None, ...]:
         """Returns the verdict on each result."""
         comparable = self.scale == "paper" and not self.overrides
-        return tuple(verdict(result, comparable, self.table.tolerance) for result in self.results)
+        return tuple(verdict(result, comparable, self.table.allowed(result.cell)) for result in self.results)
 
     def judgements(self) -> tuple[Judgement, ...]:
         """Returns what became of each claim."""

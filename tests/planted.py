@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Generator, Tensor
 from toys import Blob, Chase
@@ -56,6 +56,13 @@ class Planted(Metric):
 
     def protocol(self) -> dict[str, Any]:
         return {}
+
+
+@dataclass(frozen=True)
+class PlantedLikelihood(Planted):
+    """The same, of values whose zero means nothing."""
+
+    ratio_scale: ClassVar[bool] = False
 
 
 FAULTS = {

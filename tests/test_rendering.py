@@ -76,7 +76,7 @@ per sample: evaluations of the gradient of E(g(u)), of E(g(u)), and of the decod
 ‡ at second hand: Table 1
 underspecified: VAE + EBM · digits: the step size; 0.005 here
 
-claims (ratio, with its 95 % interval over pairs of seeds; or its range over seeds)
+claims (ratio or difference, with its 95 % interval over pairs of seeds; or its range over seeds)
   ✓ holds      the tilt is closer (ratio 0.5, 0.5 to 0.5)
   ? open       the tilt has more (not enough cells were made to tell)
   ✗ not shown  the VAE reaches one half (ratio 1, 0.5 to 1.5)
@@ -174,6 +174,10 @@ CLAIMS = [
     (Judgement("so", 2.0, 1.5, 2.5, False), "  ✗ not shown  so (ratio 2, 1.5 to 2.5)"),
     (Judgement("so", 0.5, open="one seed"), "  ? open       so (ratio 0.5, one seed)"),
     (Judgement("so", holds=True), "  ✓ holds      so"),
+    (
+        Judgement("so", None, -0.5, -0.1, True, difference=-0.3),
+        "  ✓ holds      so (difference -0.3, -0.5 to -0.1)",
+    ),
 ]
 
 
@@ -212,7 +216,7 @@ def test_json_keeps_its_contract():
         assert made["published"] is None or list(made["published"]) == ["value", "std", "source", "status"]
         assert made["overrides"] == ["Trained.steps = 3"]
     for claim in document["claims"]:
-        assert list(claim) == ["claim", "ratio", "low", "high", "holds"]
+        assert list(claim) == ["claim", "ratio", "low", "high", "holds", "difference"]
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
@@ -261,6 +265,7 @@ def test_json_by_hand():
         "low": None,
         "high": None,
         "holds": None,
+        "difference": None,
     }
 
 

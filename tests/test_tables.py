@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from planted import SUBJECT, Planted, cell
+from planted import SUBJECT, Planted, PlantedLikelihood, cell
 from toys import PLANE
 
 from ebmzoo.fields import FieldError
 from ebmzoo.figures import Comparison
 from ebmzoo.metrics import TrainingCost
 from ebmzoo.recipes import Score
-from ebmzoo.tables import STATUSES, Better, Cell, Cells, Published, Reaches, Table
+from ebmzoo.tables import STATUSES, Better, Cell, Cells, Fraction, Published, Reaches, Table
 
 EMD, FD = Planted("EMD"), Planted("FD", 2.0)
 PAPER = Published(1.5, "Table 1", "verified", 0.1)
@@ -40,6 +40,14 @@ WRONG = [
         "Comparison.name should be of letters, digits, '-' and '.', not '../mine'",
     ),
     (lambda: Table("ours", (cell(),), tolerance=-0.1), "Table.tolerance should be zero or a number above it"),
+    (
+        lambda: Table(
+            "ours",
+            tuple(cell(row, metric=PlantedLikelihood("NLL")) for row in "ab"),
+            (Fraction("half", "a", "b", "toy", "NLL", 0.5),),
+        ),
+        "Better, not Fraction: no NLL has a ratio",
+    ),
     (lambda: Table("ours", (cell("a"), cell("b")), (better("c"),)), "and c · toy · EMD is none"),
     (lambda: Table("ours", (cell("a"), cell("b")), (better(than="c"),)), "and c · toy · EMD is none"),
     (lambda: Table("ours", (cell("a"), cell("b")), (better(metric="FD"),)), "and a · toy · FD is none"),

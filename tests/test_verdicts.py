@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from planted import Planted, cell, published, result
+from planted import Planted, PlantedLikelihood, cell, published, result
 from scipy.stats import binom
 
 from ebmzoo.tables import Better, Fraction, Reaches, Table
@@ -25,11 +25,13 @@ def test_the_interval_of_a_mean():
 
 
 def judged(values: tuple[float, ...], value: float, **settings) -> str | None:
-    """Returns the verdict on values beside a published one, at the paper's scale, with 5 % tolerance."""
+    """Returns the verdict on values beside a published one, at the paper's scale: within 5 %, or by 0.1."""
     higher, missing = settings.pop("higher", False), settings.pop("missing", 0)
     comparable = settings.pop("comparable", True)
-    of = cell(metric=HIGHER if higher else Planted(), published=published(value, **settings))
-    return verdict(result(values, of, missing), comparable, 0.05)
+    metric = settings.pop("metric", HIGHER if higher else Planted())
+    of = cell(metric=metric, published=published(value, **settings))
+    allowed = Table("ours", (of,), tolerance=0.05, absolute_tolerance=0.1).allowed(of)
+    return verdict(result(values, of, missing), comparable, allowed)
 
 
 VERDICTS = [
@@ -42,6 +44,11 @@ VERDICTS = [
     (((10.51,), 10.0), {"higher": True}, "better"),
     (((-10.4,), -10.0), {}, "reproduced"),
     (((-9.4,), -10.0), {}, "not reproduced"),
+    # on no ratio scale: a difference, wherever zero is
+    (((10.09,), 10.0), {"metric": PlantedLikelihood()}, "reproduced"),
+    (((10.11,), 10.0), {"metric": PlantedLikelihood()}, "not reproduced"),
+    (((0.09,), 0.0), {"metric": PlantedLikelihood()}, "reproduced"),
+    (((-10.11,), -10.0), {"metric": PlantedLikelihood()}, "better"),
     # three seeds, of mean 11 and standard deviation 0.2: an interval of ± 0.4968, and 0.5 of tolerance
     (((10.8, 11.0, 11.2), 10.0), {}, "not reproduced"),
     (((10.79, 10.99, 11.19), 10.0), {}, "reproduced"),
@@ -92,9 +99,11 @@ def test_only_the_paper_scale_without_overrides_is_comparable():
 BETTER = Better("a beats b", "a", "b", "toy", "EMD")
 
 
-def study(a: tuple[float, ...], b: tuple[float, ...], higher: bool = False, **settings: int) -> Judgement:
+def study(
+    a: tuple[float, ...], b: tuple[float, ...], higher: bool = False, kind: type = Planted, **settings: int
+) -> Judgement:
     """Returns what becomes of the claim that row a beats row b."""
-    metric = Planted(higher=higher)
+    metric = kind(higher=higher)
     rows = {
         ("a", "toy", "EMD"): result(a, cell("a", metric=metric), **settings),
         ("b", "toy", "EMD"): result(b, cell("b", metric=metric)),
@@ -115,6 +124,28 @@ def test_a_paired_interval_by_hand():
     assert study(b, a).holds is False
     assert study(a, b, higher=True).holds is False
     assert study(b, a, higher=True).holds is True
+
+
+def test_a_paired_interval_of_differences_by_hand():
+    """Differences -0.5, -0.4 and -0.6, on both sides of a zero that means nothing."""
+    b = (-1.0, 0.0, 10.0)
+    a = (-1.5, -0.4, 9.4)
+    half = T2 * 0.1 / math.sqrt(3)
+    made = study(a, b, kind=PlantedLikelihood)
+    assert made.ratio is None
+    assert made.difference == pytest.approx(-0.5)
+    assert (made.low, made.high) == pytest.approx((-0.5 - half, -0.5 + half))
+    assert made.holds is True
+    assert study(b, a, kind=PlantedLikelihood).holds is False
+    assert study(b, a, higher=True, kind=PlantedLikelihood).holds is True
+
+
+def test_differences_do_not_depend_on_where_zero_is():
+    """In other units of the data, log-densities are moved by a constant. Ratios would change."""
+    a, b = (1.0, 2.0, 4.0), (1.5, 2.4, 4.6)
+    moved = study(tuple(x + 8 for x in a), tuple(x + 8 for x in b), kind=PlantedLikelihood)
+    made = study(a, b, kind=PlantedLikelihood)
+    assert (moved.low, moved.high) == pytest.approx((made.low, made.high))
 
 
 def test_pairs_see_through_what_seeds_have_in_common():
@@ -166,6 +197,7 @@ OPEN = [
     (study((0.0, 0.5), (1.0, 1.0)), "not all values are above zero, so they have no ratios"),
     (study((0.5, 0.5), (1.0, -1.0)), "not all values are above zero, so they have no ratios"),
     (judge(BETTER, {}), "not all cells that it is about were asked for"),
+    (study((0.5,), (-1.0,), kind=PlantedLikelihood), "one seed has no interval"),
     (spent((0.5,), (0.0,)), "not all values are above zero, so they have no ratios"),
 ]
 
@@ -200,9 +232,11 @@ def test_seeds_that_only_one_row_has_are_in_no_pair():
     assert study((0.5, 0.5, 9.0), (1.0, 1.0)) == study((0.5, 0.5), (1.0, 1.0))
 
 
-def reaches(values: tuple[float, ...], value: float, higher: bool, missing: int = 0) -> Judgement:
+def reaches(
+    values: tuple[float, ...], value: float, higher: bool, missing: int = 0, kind: type = Planted
+) -> Judgement:
     claim = Reaches("a finds them all", "a", "toy", "EMD", value)
-    measured: Result = result(values, cell("a", metric=Planted(higher=higher)), missing)
+    measured: Result = result(values, cell("a", metric=kind(higher=higher)), missing)
     return judge(claim, {("a", "toy", "EMD"): measured})
 
 
@@ -214,6 +248,12 @@ def test_values_that_are_reached():
     assert reaches((25.0,), 25.0, higher=True, missing=1).holds is None
     made = reaches((20.0, 25.0), 25.0, higher=True)
     assert (made.ratio, made.low, made.high) == pytest.approx((0.9, 0.8, 1.0))
+
+
+def test_a_log_density_is_so_far_from_what_it_should_reach():
+    made = reaches((-1.0, 1.5), 2.0, higher=False, kind=PlantedLikelihood)
+    assert made == Judgement("a finds them all", None, -3.0, -0.5, True, difference=-1.75)
+    assert reaches((0.5,), 0.0, higher=False, kind=PlantedLikelihood).holds is False
 
 
 def test_zero_has_no_ratio_but_can_be_reached():

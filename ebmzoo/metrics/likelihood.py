@@ -101,6 +101,7 @@ class NegativeLogLikelihood(Metric):
     """
 
     lower_is_better: ClassVar[bool] = True
+    ratio_scale: ClassVar[bool] = False
     scores: ClassVar[Subject] = "model"
     partition: Partition = ExactPartition()
 

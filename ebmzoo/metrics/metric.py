@@ -25,6 +25,10 @@ class Metric(ABC):
 
     lower_is_better: ClassVar[bool]
 
+    ratio_scale: ClassVar[bool] = True
+    """Whether zero means none of it, so that two values are compared by their ratio. The zero of a
+    log-density depends on the unit of the data, so that only differences say something."""
+
     scores: ClassVar[Subject] = "samples"
     """What is scored: samples, a trained model itself, or the record of its training."""
 
