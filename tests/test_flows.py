@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ebmzoo.flows import MADE, MAF, NSF, Flow, Glow, LatentGlow, RealNVP
+from ebmzoo.flows.coupling import FromHalf, Tanh, ToHalf
 from ebmzoo.flows.steps import ActNorm, Mixing
 
 ARCHITECTURES = {
@@ -109,6 +110,31 @@ def test_coupling_equals_the_masked_form() -> None:
     u, found = flow.inverse(x)
     torch.testing.assert_close(u, moved)
     torch.testing.assert_close(found, log_det)
+
+
+def test_the_ends_of_a_network_are_linear_layers() -> None:
+    """Values, and gradients in inputs, weights and biases, in either order of memory."""
+    torch.manual_seed(0)
+    for kind, inputs, outputs in ((FromHalf, 3, 7), (ToHalf, 7, 3)):
+        layer, plain = kind(inputs, outputs).double(), torch.nn.Linear(inputs, outputs).double()
+        plain.load_state_dict(layer.state_dict())
+        rows = torch.randn(5, inputs, dtype=torch.float64, requires_grad=True)
+        columns = rows.detach().t().contiguous().t().requires_grad_()
+        weights = torch.randn(5, outputs, dtype=torch.float64)
+        for x in (rows, columns):
+            y, expected = layer(x), plain(x)
+            torch.testing.assert_close(y, expected)
+            got = torch.autograd.grad((weights * y).sum(), [x, *layer.parameters()])
+            torch.testing.assert_close(
+                got, torch.autograd.grad((weights * expected).sum(), [x, *plain.parameters()])
+            )
+
+
+def test_the_hyperbolic_tangent_is_that() -> None:
+    x = torch.linspace(-30, 30, 100_001)
+    assert float((Tanh()(x) - x.double().tanh()).abs().max()) < 2e-7
+    x = torch.linspace(-5, 5, 101, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(*(torch.autograd.grad(f(x).sum(), x) for f in (Tanh(), torch.tanh)))
 
 
 def test_first_weights_start_as_those_of_a_network_of_all_coordinates() -> None:

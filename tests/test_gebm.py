@@ -18,7 +18,7 @@ from ebmzoo.generators import MLPGenerator
 from ebmzoo.losses import donsker_varadhan, kale, log_mean_exp
 from ebmzoo.metrics import ExactPartition, NegativeLogLikelihood, SampledPartition
 from ebmzoo.models import Box, Flat, Model, NoEnergy, Normal, StandardNormal, log_base
-from ebmzoo.training import Adam, Batches
+from ebmzoo.training import Adam, Batches, differentiate
 from ebmzoo_bases.flow import FlowLikelihood
 from ebmzoo_gebm.criteria import DonskerVaradhan, FenchelKALE, PreconditionedPartition
 from ebmzoo_gebm.gebm import (
@@ -31,7 +31,7 @@ from ebmzoo_gebm.gebm import (
 )
 from ebmzoo_gebm.measures import KALE
 from ebmzoo_gebm.penalties import GradientPenalty, ParameterPenalty
-from ebmzoo_gebm.ratio import DensityRatio, ParameterOffset, TruncatedEnergy, decoded_with_energies
+from ebmzoo_gebm.ratio import DensityRatio, ParameterOffset, TruncatedEnergy, energies_of_data_and_samples
 
 COUNT = 200_000
 
@@ -462,16 +462,18 @@ def test_what_is_missing_is_named():
 
 
 @pytest.mark.parametrize("ratio", [True, False], ids=["ratio", "network"])
-def test_energies_of_what_is_decoded_are_those_of_the_data(ratio: bool):
+def test_energies_of_data_and_samples_are_those_of_each_alone(ratio: bool):
     torch.manual_seed(0)
     base = RealNVP(3, 8, 1).build(3, (3,)).double()
     architecture = DensityRatio(RealNVP(2, 8, 1), ParameterOffset()) if ratio else None
     energy = architecture.over((3,), base) if architecture else MLPEnergy(8, 1).energy((3,))
-    u = torch.randn(20, 3, generator=generator(0), dtype=torch.float64)
-    x, energies = decoded_with_energies(base, energy.double(), u)
-    torch.testing.assert_close(x, base(u).detach())
-    torch.testing.assert_close(energies, energy(x))
-    assert not x.requires_grad
-    energies.sum().backward()
+    data, u = torch.randn(2, 20, 3, generator=generator(0), dtype=torch.float64)
+    data = data[:7]
+    of_data, samples, of_samples = energies_of_data_and_samples(base, energy.double(), data, u)
+    torch.testing.assert_close(samples, base(u).detach())
+    torch.testing.assert_close(of_data, energy(data))
+    torch.testing.assert_close(of_samples, energy(samples))
+    assert not samples.requires_grad
+    differentiate(of_data.sum() - of_samples.sum(), energy.parameters())
     assert all(p.grad is None for p in base.parameters())
     assert all(p.grad is not None for p in energy.parameters())

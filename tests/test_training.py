@@ -43,6 +43,7 @@ from ebmzoo.training import (
     SettleForBest,
     Stop,
     descend,
+    differentiate,
     fit,
 )
 from ebmzoo.training.checkpoint import Progress
@@ -768,6 +769,15 @@ def test_descending_lowers_the_loss_and_returns_the_gradients_norm():
     assert not norm.requires_grad
     assert norm.item() == pytest.approx(5.0)
     assert [one.item(), other.item(), idle.item()] == pytest.approx([0.7, 0.6, 1.0])
+
+
+def test_only_what_learns_has_a_gradient_afterwards():
+    learning, frozen, point = (nn.Parameter(torch.tensor(value)) for value in (1.0, 2.0, 3.0))
+    frozen.requires_grad_(False)
+    differentiate(learning * frozen * point, [learning, frozen])
+    assert learning.grad == 6.0
+    assert frozen.grad is None
+    assert point.grad is None
 
 
 def test_a_policy_that_stops_amends_nothing():

@@ -12,7 +12,17 @@ from ebmzoo.training.divergence import (
     SettleForBest,
     Stop,
 )
-from ebmzoo.training.learner import SGD, Adam, Clipped, Learner, Method, Optimizer, descend
+from ebmzoo.training.learner import (
+    SGD,
+    Adam,
+    Clipped,
+    Learner,
+    Method,
+    Optimizer,
+    descend,
+    differentiate,
+    gradient_norm,
+)
 from ebmzoo.training.log import Log
 from ebmzoo.training.loop import fit
 from ebmzoo.training.plateau import Plateau, Watch
@@ -56,6 +66,8 @@ __all__ = [
     "Team",
     "Watch",
     "descend",
+    "differentiate",
     "fit",
     "gather_team",
+    "gradient_norm",
 ]

@@ -151,12 +151,28 @@ class Clipped:
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
     """Makes one update that lowers ``loss``, and returns the norm of its gradient, of shape ()."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    differentiate(loss, parameters)
+    norm = gradient_norm(parameters)
     optimizer.step()
     return norm
+
+
+def differentiate(loss: Tensor, parameters: Iterable[nn.Parameter]) -> None:
+    """Gives parameters that learn their gradients of ``loss``, instead of those that they have.
+
+    Nothing else has any. The points of a gradient penalty would get theirs, through all that the penalty
+    looks at: a twentieth of an update where the energy knows a base.
+    """
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in learning:
+        parameter.grad = None
+    loss.backward(inputs=learning)
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Returns the norm of the gradients that parameters have, of shape ()."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def scale_learning_rates(learner: Learner, factor: float) -> None:

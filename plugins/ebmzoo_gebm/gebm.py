@@ -27,11 +27,11 @@ from ebmzoo.fields import FieldError, added, not_negative, positive
 from ebmzoo.generators import Generator
 from ebmzoo.losses import log_mean_exp
 from ebmzoo.models import Model, NoEnergy, Prior, StandardNormal, check_makes, chunk_sizes, evaluating, frozen
-from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend
+from ebmzoo.training import Adam, Batches, Learner, Method, Optimizer, descend, differentiate, gradient_norm
 from ebmzoo.training.learner import Part
 from ebmzoo_gebm.criteria import Criterion, FenchelKALE
 from ebmzoo_gebm.penalties import Penalty
-from ebmzoo_gebm.ratio import EnergyOverBase, decoded_with_energies
+from ebmzoo_gebm.ratio import EnergyOverBase, energies_of_data_and_samples
 
 
 @dataclass(frozen=True)
@@ -251,16 +251,16 @@ class GEBMLearner(Learner):
     def _update_energy(self, x: Tensor, rng: RandomGenerator) -> dict[str, Tensor]:
         energy, method = self.model.energy, self.method
         with frozen(self.model.decoder), self._still(self.model.decoder):
-            data_energy = energy(x)
             latents = self.model.prior.draw(method.samples_per_datum * len(x), rng)
-            samples, sample_energy = decoded_with_energies(self.model.decoder, energy, latents)
+            data_energy, samples, sample_energy = energies_of_data_and_samples(
+                self.model.decoder, energy, x, latents
+            )
             loss = method.criterion.loss(data_energy, sample_energy, self.log_z)
             held = sum((p.value(energy, x, samples, rng) for p in method.penalties), loss.new_zeros(()))
-            self.energy_optimizer.zero_grad(set_to_none=True)
-            (loss + held).backward()
+            differentiate(loss + held, [*energy.parameters(), self.log_z])
         data_energy, sample_energy = data_energy.detach(), sample_energy.detach()
         sampled = log_mean_exp(-sample_energy)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in energy.parameters() if p.grad is not None])
+        norm = gradient_norm(energy.parameters())
         method.gradients.apply(energy.parameters())
         method.criterion.prepare(self.log_z, sampled)
         self.energy_optimizer.step()

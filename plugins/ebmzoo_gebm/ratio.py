@@ -120,19 +120,31 @@ class RatioEnergy(nn.Module):
         return self.offset.value(self.flow)
 
 
-def decoded_with_energies(decoder: nn.Module, energy: nn.Module, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the data (B, *) of latents (B, *), without a graph, and their energies (B,), with one.
+def energies_of_data_and_samples(
+    decoder: nn.Module, energy: nn.Module, x: Tensor, u: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the energies (N,) of data, the samples (M, *) that latents decode to, and their energies (M,).
 
-    A flow knows the density of what it decodes; :class:`DensityRatio` needs it, and would have to go all the
-    way back for it.
+    The energies have a graph; the samples have none. A flow knows the density of what it decodes;
+    :class:`DensityRatio` needs it, and would have to go all the way back for it. Its energies of data and
+    samples are those of one pass; another network's are not, since batch normalisation would mix them.
+
+    Arguments:
+        decoder: The base's decoder.
+        energy: The energy.
+        x: The data, of shape (N, *).
+        u: The latents, of shape (M, *).
     """
-    if isinstance(energy, RatioEnergy) and isinstance(decoder, Flow):
+    if not isinstance(energy, RatioEnergy) or not isinstance(decoder, Flow):
+        data_energy = energy(x)
         with torch.no_grad():
-            x, log_base = decoder.decoded(u)
-        return x, energy.given(x, log_base)
+            samples = decoder(u)
+        return data_energy, samples, energy(samples)
     with torch.no_grad():
-        x = decoder(u)
-    return x, energy(x)
+        samples, of_samples = decoder.decoded(u)
+        of_data = decoder.log_prob(x)
+    energies = energy.given(torch.cat([x, samples]), torch.cat([of_data, of_samples]))
+    return energies[: len(x)], samples, energies[len(x) :]
 
 
 @dataclass(frozen=True)
