@@ -43,6 +43,7 @@ from ebmzoo.samplers import (
     MALA,
     SGLD,
     Chains,
+    Decay,
     Info,
     Kernel,
     KineticLangevin,
@@ -230,6 +231,17 @@ def test_chains_that_nobody_records_end_the_same(graphs: Graphs, kernel: Kernel)
         settle(schedule, model.target(), u, generator(13))
     assert len(record.log_prob) == 29
     assert len(graphs) == 4
+
+
+def test_states_go_on_from_graph_to_graph(graphs: Graphs):
+    model, schedule = planar().double(), (Decay(KineticLangevin(0.3, 0.04), 6, 4, 0.5),)
+    u = model.prior.draw(7, generator(12))
+    expected = settle(schedule, Tilted(model, 1.0), u, generator(13))
+    with frozen(model), counting_evaluations() as counted:
+        found = settle(schedule, model.target(), u, generator(13))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    assert counted.gradients == 7 * (1 + 6)
+    assert len(graphs) == 2
 
 
 def test_a_step_of_many_gradients_is_a_graph_for_each(graphs: Graphs):

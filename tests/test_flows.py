@@ -145,6 +145,18 @@ def test_first_weights_start_as_those_of_a_network_of_all_coordinates() -> None:
             assert 0.19 < float(network[0].weight.detach().abs().max()) <= 0.2
 
 
+@pytest.mark.parametrize("name", ["RealNVP", "MAF", "LatentGlow"])
+def test_points_of_another_shape_are_refused(name: str) -> None:
+    """Some would else be broadcast to what was meant."""
+    flow = built(name, (3,))
+    for call in (flow, flow.decoded):
+        with pytest.raises(ValueError, match=r"takes latents of shape \(B, 3\), not \(4, 2\)"):
+            call(torch.randn(4, 2, dtype=torch.float64))
+    for call in (flow.inverse, flow.log_prob):
+        with pytest.raises(ValueError, match=r"takes data of shape \(B, 3\), not \(3,\)"):
+            call(torch.randn(3, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("architecture", [RealNVP(), MAF(), MADE(), NSF()], ids=lambda a: type(a).__name__)
 def test_latents_are_as_many_as_coordinates(architecture: RealNVP) -> None:
     with pytest.raises(ValueError, match="needs 6 latent variables, not 5"):

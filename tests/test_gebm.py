@@ -456,6 +456,7 @@ def test_what_is_missing_is_named():
         lambda: WarmUp(every=0),
         lambda: GradientPenalty(0.0),
         lambda: ParameterPenalty(-1.0),
+        lambda: TruncatedEnergy(MLPEnergy(4, 1), floor=5.0),
     ):
         with pytest.raises(FieldError):
             wrong()

@@ -63,6 +63,15 @@ def test_a_witness_is_a_sum_of_kernels():
     torch.testing.assert_close(f.scaled(-3)(x), -3 * f(x))
 
 
+def test_arrays_and_single_precision_will_do():
+    x = some_points(6, 4)
+    p = sample(x.float().numpy())
+    torch.testing.assert_close(p.points, x, atol=1e-6, rtol=0)
+    f = Witness(KERNEL, p.points, some_points(6, 5)[:, 0])
+    torch.testing.assert_close(f(x.float()), f(x), atol=1e-5, rtol=0)
+    torch.testing.assert_close(f.gradient(x.float()), f.gradient(x), atol=1e-5, rtol=0)
+
+
 def test_the_gradient_of_a_witness_is_that_of_autograd():
     f = Witness(KERNEL, some_points(30, 1, dim=4), some_points(30, 2)[:, 0])
     x = some_points(20, 3, dim=4).requires_grad_()

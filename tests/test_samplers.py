@@ -597,6 +597,30 @@ def test_a_decay_is_a_stage_for_each_step_size():
     assert Decay(HMC(0.1, 4), steps=2, every=5, factor=1.0).stages() == (Stage(HMC(0.1, 4), 2),)
 
 
+def test_velocities_go_on_when_a_step_size_shrinks():
+    """As in the blocks of the official code, where only the step changes. At rest, chains would move less."""
+    target, first = NORMAL.log_prob, KineticLangevin(0.4, 0.04)
+    second = KineticLangevin(0.2, 0.04)
+    position, rng = NORMAL.draw(5, generator(36)), generator(37)
+    state = first.init(position, target)
+    for kernel in (first, first, first, second, second):
+        state, _ = kernel.step(state, target, rng)
+    *_, (last, _) = evolve((Decay(first, 5, 3, 0.5),), target, position, generator(37))
+    assert torch.equal(last.position, state.position)
+    assert torch.equal(last.velocity, state.velocity)
+
+
+@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS.values() if hasattr(kernel, "step_size")])
+def test_a_step_size_that_does_not_shrink_changes_nothing(kernel: Kernel):
+    position, seen = NORMAL.draw(5, generator(36)), []
+    for part in (Stage(kernel, 6), Decay(kernel, 6, 2, 1.0)):
+        with counting_evaluations() as evaluations:
+            seen.append(settle((part,), NORMAL.log_prob, position, generator(37)))
+        seen.append(evaluations.gradients)
+    assert torch.equal(seen[0], seen[2])
+    assert seen[1] == seen[3]
+
+
 def test_the_empty_schedule_moves_nothing():
     position = NORMAL.draw(4, generator(36))
     assert settle((), NORMAL.log_prob, position, generator(37)) is position
@@ -611,7 +635,7 @@ def test_a_schedule_is_its_parts_one_after_another():
 
     rng, expected = generator(39), position
     for kernel, steps in [(MALA(0.3), 3), (Langevin(0.2), 2), (Langevin(0.1), 2), (Langevin(0.05), 1)]:
-        expected = run_chains(kernel, target, expected, steps, rng).position
+        expected = run_chains(kernel, target, expected, steps, rng).position  # of positions alone, all go on
     assert torch.equal(settle(schedule, target, position, generator(39)), expected)
 
 
@@ -701,6 +725,9 @@ def test_other_settings_out_of_range():
     for box in [(1.0, 1.0), (1.0, -1.0), (math.nan, 1.0)]:
         with pytest.raises(FieldError, match=r"SGLD\.box should be an interval"):
             SGLD(1.0, 0.1, box=box)
+    for beta in (-1.0, math.nan):
+        with pytest.raises(FieldError, match=r"Chains\.beta should be zero or a number above it"):
+            Chains((), beta=beta)
     with pytest.raises(FieldError, match=r"Decay\.factor should be between 0 and 1"):
         Decay(Langevin(0.1), 10, 5, 1.5)
     with pytest.raises(FieldError, match=r"Decay\.kernel should be a kernel with a step_size"):

@@ -119,6 +119,13 @@ def test_a_batch_cannot_be_larger_than_the_data():
         batches_of(64, 65)
 
 
+def test_data_that_are_not_finite_are_refused():
+    data = torch.zeros(5, 2)
+    data[1, 0], data[3] = math.nan, math.inf
+    with pytest.raises(ValueError, match=r"^2 of 5 data are not finite"):
+        Batches(data, None, 2, generator(0))
+
+
 def test_labels_stay_with_their_data():
     data = Blob(8)
     x, y = data.load("train"), data.labels("train")
@@ -352,6 +359,12 @@ def test_what_is_not_finite_is_named_with_its_update(tmp_path: Path):
             Store(tmp_path).get(planted)
         assert "Lower the learning rate" in str(caught.value)
         assert "GoBack" in str(caught.value)
+
+
+def test_a_first_update_that_is_not_finite_is_not_blamed_on_rates(tmp_path: Path):
+    planted = dataclasses.replace(NOISY, method=Chase(planted=((1, "energy_gap", "nan"),)))
+    with pytest.raises(Diverged, match=r"update 1: energy_gap is nan\. Nothing was learnt before"):
+        Store(tmp_path).get(planted)
 
 
 @pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.name)

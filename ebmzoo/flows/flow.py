@@ -50,22 +50,43 @@ class Flow(nn.Module, ABC):
         """
 
     def forward(self, u: Tensor) -> Tensor:
-        """Returns the data (B, *shape) of latents (B, D)."""
+        """Returns the data (B, *shape) of latents (B, D).
+
+        Raises:
+            ValueError: If the latents have another shape.
+        """
+        self._check("latents", u, (self.dimension,))
         return self.push(u)[0].view(-1, *self.shape)
 
     def decoded(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the data (B, *shape) of latents (B, D) and their log-densities (B,), both of one pass."""
+        """Returns the data (B, *shape) of latents (B, D) and their log-densities (B,), both of one pass.
+
+        Raises:
+            ValueError: If the latents have another shape.
+        """
+        self._check("latents", u, (self.dimension,))
         x, log_det = self.push(u)
         return x.view(-1, *self.shape), self._log_normal(u) - log_det
 
     def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the latents (B, D) of data (B, *shape), and the log-determinant of that map, (B,)."""
+        """Returns the latents (B, D) of data (B, *shape), and the log-determinant of that map, (B,).
+
+        Raises:
+            ValueError: If the data have another shape.
+        """
+        self._check("data", x, self.shape)
         return self.pull(x.flatten(1))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Returns the log-densities, of shape (B,), of data (B, *shape)."""
         u, log_det = self.inverse(x)
         return log_det + self._log_normal(u)
+
+    def _check(self, what: str, x: Tensor, shape: tuple[int, ...]) -> None:
+        # broadcasting would make something of other shapes, too
+        if x.shape[1:] != shape:
+            sizes = ", ".join(map(str, ("B", *shape)))
+            raise ValueError(f"{type(self).__name__} takes {what} of shape ({sizes}), not {tuple(x.shape)}")
 
     def _log_normal(self, u: Tensor) -> Tensor:
         return -0.5 * u.square().sum(1) - 0.5 * self.dimension * math.log(2 * math.pi)

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebmzoo.data.dataset import Dataset
-from ebmzoo.fields import FieldError, positive
+from ebmzoo.fields import FieldError, not_negative, positive
 from ebmzoo.models import Model, as_points, decoded, frozen
 from ebmzoo.samplers.kernel import noise_like
 from ebmzoo.samplers.schedule import Schedule, settle
@@ -129,6 +129,9 @@ class Chains:
     schedule: Schedule
     start: Start = FromPrior()
     beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        not_negative(self, "beta")
 
     def draw(self, model: Model, count: int, rng: Generator) -> Tensor:
         """Returns what the last states of ``count`` chains decode to."""

@@ -129,7 +129,11 @@ def chain(kernel: Kernel, target: Target, position: Tensor, rng: Generator) -> I
         position: The starting points, of shape (B, *). They are not among the results.
         rng: The generator of all noise.
     """
-    state = kernel.init(position, target)
+    yield from going_on(kernel, target, kernel.init(position, target), rng)
+
+
+def going_on(kernel: Kernel, target: Target, state: State, rng: Generator) -> Iterator[tuple[State, Info]]:
+    """Runs chains on from a state of theirs, without end."""
     while True:
         state, info = kernel.step(state, target, rng)
         yield state, info

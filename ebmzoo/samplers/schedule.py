@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -16,15 +16,18 @@ from torch.nn.utils import parametrize
 from ebmzoo.fields import FieldError, positive, within
 from ebmzoo.models import CompiledTarget, Model, Target
 from ebmzoo.samplers.diagnostics import observe, recording
-from ebmzoo.samplers.graphs import fits_in_a_graph, leaps_in_graphs, steps_in_graphs
-from ebmzoo.samplers.kernel import Info, Kernel, State, chain
+from ebmzoo.samplers.graphs import begun, fits_in_a_graph, leaps_in_graphs, steps_in_graphs
+from ebmzoo.samplers.kernel import Info, Kernel, Reparametrised, State, going_on
 
 
 class Part(Protocol):
     """A part of a schedule."""
 
     def stages(self) -> tuple[Stage, ...]:
-        """Returns the stages that the part consists of, in their order."""
+        """Returns the stages that the part consists of, in their order.
+
+        Their kernels have the same kind of state, which goes on from one to the next.
+        """
         ...
 
 
@@ -51,6 +54,8 @@ class Stage:
 @dataclass(frozen=True)
 class Decay:
     r"""A kernel whose step size shrinks: after every ``every`` steps it is multiplied by ``factor``.
+
+    Nothing else changes: velocities go on, and no gradient is evaluated again.
 
     Arguments:
         kernel: The kernel at the start. It must have a field ``step_size``.
@@ -95,15 +100,7 @@ def evolve(
         position: The starting points, of shape (B, *).
         rng: The generator of all noise.
     """
-    for stage in _stages(schedule):
-        if isinstance(target, CompiledTarget) and fits_in_a_graph(stage.kernel):
-            taken = steps_in_graphs(stage.kernel, target, position, rng, stage.steps)
-        else:
-            taken = islice(chain(stage.kernel, target, position, rng), stage.steps)
-        for state, info in taken:
-            observe(state, info)
-            yield state, info
-        position = state.position
+    yield from _through(schedule, target, position, rng, steps_in_graphs)
 
 
 def leaps(
@@ -119,19 +116,29 @@ def leaps(
         position: The starting points, of shape (B, *).
         rng: The generator of all noise.
     """
-    for stage in _stages(schedule):
-        if isinstance(target, CompiledTarget) and fits_in_a_graph(stage.kernel) and not recording():
-            taken = leaps_in_graphs(stage.kernel, target, position, rng, stage.steps)
-        else:
-            taken = evolve((stage,), target, position, rng)
-        for state, info in taken:
-            yield state, info
-        position = state.position
+    in_graphs = steps_in_graphs if recording() else leaps_in_graphs
+    yield from _through(schedule, target, position, rng, in_graphs)
 
 
-def _stages(schedule: Schedule) -> Iterator[Stage]:
+InGraphs = Callable[[Reparametrised, CompiledTarget, State, Generator, int], Iterator[tuple[State, Info]]]
+"""Runs chains for a number of steps as graphs, and yields those that are looked at."""
+
+
+def _through(
+    schedule: Schedule, target: Target, position: Tensor, rng: Generator, in_graphs: InGraphs
+) -> Iterator[tuple[State, Info]]:
     for part in schedule:
-        yield from part.stages()
+        stages = part.stages()
+        state = begun(stages[0].kernel, target, position)
+        for stage in stages:
+            if isinstance(target, CompiledTarget) and fits_in_a_graph(stage.kernel):
+                taken = in_graphs(stage.kernel, target, state, rng, stage.steps)
+            else:
+                taken = islice(going_on(stage.kernel, target, state, rng), stage.steps)
+            for state, info in taken:
+                observe(state, info)
+                yield state, info
+        position = state.position
 
 
 def settle(schedule: Schedule, target: Target, position: Tensor, rng: Generator) -> Tensor:

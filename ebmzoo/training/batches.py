@@ -65,6 +65,11 @@ class Batches:
             raise ValueError(
                 f"a batch of {batch_size} cannot be taken from {len(data)} data; lower batch_size"
             )
+        if data.is_floating_point() and not data.isfinite().all():
+            wrong = int((~data.isfinite().flatten(1).all(1)).sum())
+            raise ValueError(
+                f"{wrong} of {len(data)} data are not finite, so nothing can be learnt from them"
+            )
         if batch_size % share.size:
             raise ValueError(
                 f"a batch of {batch_size} cannot be shared by {share.size} processes; let batch_size be a "

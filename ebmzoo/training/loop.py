@@ -181,7 +181,9 @@ class _Session:
                 return
             history = f" after {len(attempts)} further attempts" if attempts else ""
             remedy = "Lower the learning rate or the sampler's step"
-            if self.policy.every is None:
+            if step == 1:
+                remedy = "Nothing was learnt before: look at what the networks return"
+            elif self.policy.every is None:
                 remedy += (
                     ", or declare a policy that goes back and changes something "
                     "(Trained.divergence = @GoBack())"

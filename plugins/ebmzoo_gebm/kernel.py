@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 from ebmzoo.fields import positive
@@ -95,9 +96,9 @@ class Measure:
             raise ValueError(f"weights should be above zero with the sum 1, not {float(weights.sum()):g}")
 
 
-def sample(points: Tensor) -> Measure:
+def sample(points: Tensor | ndarray) -> Measure:
     """Returns the law of a sample (N, D), in which every point has the same weight."""
-    points = points.detach().double().cpu()
+    points = torch.as_tensor(points).detach().double().cpu()
     return Measure(points, points.new_full(points.shape[:1], 1 / max(len(points), 1)))
 
 
@@ -116,12 +117,12 @@ class Witness:
     weights: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Returns the values at points (B, D), of shape (B,)."""
-        return self.kernel.matrix(x, self.points) @ self.weights
+        """Returns the values at points (B, D), of shape (B,), in double precision."""
+        return self.kernel.matrix(x.to(self.points), self.points) @ self.weights
 
     def gradient(self, x: Tensor) -> Tensor:
-        """Returns the gradients at points (B, D), of the same shape."""
-        return self.kernel.slope(x, self.points, self.weights)
+        """Returns the gradients at points (B, D), of the same shape, in double precision."""
+        return self.kernel.slope(x.to(self.points), self.points, self.weights)
 
     def squared_norm(self) -> float:
         r"""Returns :math:`\| f \|_H^2 = \sum_{i, j} c_i c_j \, k(z_i, z_j)`."""

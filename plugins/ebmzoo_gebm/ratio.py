@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ebmzoo.energies import Energy
+from ebmzoo.fields import FieldError
 from ebmzoo.flows import Flow
 from ebmzoo.generators import Generator
 
@@ -160,11 +161,15 @@ class TruncatedEnergy:
 
     Arguments:
         network: The architecture of the energy.
-        floor: The floor :math:`-a`.
+        floor: The floor :math:`-a`, below zero, where fresh energies are.
     """
 
     network: Energy
     floor: float = -10.0
+
+    def __post_init__(self) -> None:
+        if not self.floor < 0:
+            raise FieldError(self, "floor", "a number below zero")
 
     def energy(self, shape: tuple[int, ...]) -> nn.Module:
         """Returns a network with fresh weights, from data (B, *shape) to energies (B,)."""
