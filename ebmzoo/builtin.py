@@ -57,6 +57,7 @@ def ebmzoo_classes() -> Mapping[str, Sequence[type]]:
             data.Parkinsons,
             data.HepMass,
             data.MiniBooNE,
+            data.NumpyFile,
         ],
         "samplers": [
             samplers.Direct,

@@ -80,11 +80,11 @@ class Runtime:
 
 def worded(error: BaseException) -> str:
     """Returns what there is to say of an error, in one paragraph."""
-    if isinstance(error, OSError) and error.errno:
-        where = f": {error.filename}" if error.filename else ""
-        trouble = f"{os.strerror(error.errno)}{where}"
-        return f"{trouble}. What was made is kept; mend the cause and say the command again."
     words = " ".join(str(error).split())
+    if isinstance(error, OSError) and (error.errno or words):
+        where = f": {error.filename}" if error.filename else ""
+        trouble = f"{os.strerror(error.errno)}{where}" if error.errno else words
+        return f"{trouble}. What was made is kept; mend the cause and say the command again."
     ours = isinstance(error, ValueError) or type(error).__module__.startswith("ebmzoo")
     return words if ours and words else f"{type(error).__name__}: {words}".rstrip(": ")
 

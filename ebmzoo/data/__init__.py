@@ -4,6 +4,7 @@ from ebmzoo.data.archives import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST, I
 from ebmzoo.data.dataset import DataError, Dataset, KnownDensity, Mixture
 from ebmzoo.data.faces import CelebA
 from ebmzoo.data.images import Digits
+from ebmzoo.data.own import NumpyFile
 from ebmzoo.data.shapes import Shapes
 from ebmzoo.data.toy import (
     AnatomyMixture,
@@ -37,6 +38,7 @@ __all__ = [
     "KnownDensity",
     "MiniBooNE",
     "Mixture",
+    "NumpyFile",
     "Parkinsons",
     "Pinwheel",
     "RedWine",
