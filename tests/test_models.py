@@ -23,6 +23,7 @@ from ebmzoo.models import (
     Normal,
     Prior,
     StandardNormal,
+    check_energies,
     counting_evaluations,
     frozen,
     value_and_grad,
@@ -103,6 +104,17 @@ def test_the_score_of_a_prior_is_the_gradient_of_its_log_density(prior: Prior):
     gradient = torch.randn(u.shape, generator=generator(21), dtype=u.dtype)
     _, score = value_and_grad(prior.log_prob, u)
     torch.testing.assert_close(prior.plus_score(gradient, u), gradient + score)
+
+
+def test_energies_are_one_number_for_a_datum():
+    model = toy_model().train()
+    check_energies(model)
+    assert model.training
+    model.energy = nn.Linear(3, 1)  # (B, 1), of which a mean with others of shape (B,) would be of (B, B)
+    with pytest.raises(
+        ValueError, match=r"Linear should return energies of shape \(B,\), and returned \(2, 1\)"
+    ):
+        check_energies(model)
 
 
 def test_a_prior_goes_where_its_model_goes():

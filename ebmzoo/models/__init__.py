@@ -20,6 +20,7 @@ from ebmzoo.models.chains import as_bytes, as_points, from_bytes
 from ebmzoo.models.density import Invertible, Normalised, dequantised, log_base, rebased
 from ebmzoo.models.evaluation import (
     Evaluations,
+    check_energies,
     check_makes,
     chunk_sizes,
     count,
@@ -56,6 +57,7 @@ __all__ = [
     "as_bytes",
     "as_graphs",
     "as_points",
+    "check_energies",
     "check_makes",
     "chunk_sizes",
     "count",

@@ -83,6 +83,19 @@ def check_makes(model: Model, shape: tuple[int, ...], who: str) -> None:
         )
 
 
+@torch.no_grad()
+def check_energies(model: Model) -> None:
+    """Raises ValueError unless a batch of B data has B energies, and not (B, 1), which is soon broadcast."""
+    with evaluating(model):
+        u = model.prior.anchor.new_zeros(2, *model.prior.shape)
+        found = tuple(model.energy(model.decoder(u)).shape)
+    if found != (2,):
+        raise ValueError(
+            f"{type(model.energy).__name__} should return energies of shape (B,), and returned {found} for "
+            "two data"
+        )
+
+
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
     """Keeps gradients from reaching any parameter of ``modules``, and puts the flags back at the end.

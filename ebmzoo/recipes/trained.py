@@ -14,7 +14,7 @@ from torch import Tensor
 from ebmzoo.data.dataset import SPLITS, Dataset
 from ebmzoo.fields import FieldError, added, not_negative, positive
 from ebmzoo.metrics.metric import finite
-from ebmzoo.models import Model, evaluating
+from ebmzoo.models import Model, check_energies, evaluating
 from ebmzoo.recipes.model import ModelRecipe
 from ebmzoo.runtime import Runtime
 from ebmzoo.store import (
@@ -140,6 +140,7 @@ class Trained(ModelRecipe):
         with torch.enable_grad(), torch.random.fork_rng():  # whoever asked may want none of its own
             torch.manual_seed(self.rng("weights").initial_seed())
             model = self._build(store).to(device)
+            check_energies(model)
             model.compiled = store.runtime.compiled
             model.chains = team.part(model.chains)
             learner = self.method.learner(model)
