@@ -165,24 +165,24 @@ class ModeCollapse(Figure):
         sides = torch.randint(2, (2, self.count), generator=rng) * 2.0 - 1
         noise = torch.randn(2, self.count, generator=rng)
         data, both = self.modes * sides + noise
-        canvas, axes = panels(1, 2, self.title, size=4.0)
-        for axis, base, label in (
-            (axes[0][0], both, "both modes"),
-            (axes[0][1], self.modes + noise[1], "one mode lost"),
-        ):
-            self._panel(axis, data, base, label)
-        axes[0][0].legend(fontsize=8)
-        return canvas
-
-    def _panel(self, axis: Any, data: Tensor, base: Tensor, label: str) -> None:
         line = torch.linspace(-self.modes - 4, self.modes + 4, 200)
-        curves = witness_curves(data, base, line, GaussianKernel(self.bandwidth), (self.penalty,))
-        for points, name, color in ((data, "data", "tab:red"), (base, "base", "tab:blue")):
-            axis.hist(points.numpy(), bins=40, density=True, alpha=0.4, color=color, label=name)
-        other = axis.twinx()
-        other.plot(line.numpy(), curves.kale[0].numpy(), color="black")
-        other.set_ylabel("witness")
-        axis.set_title(f"{label}: KALE {float(curves.values[0]):.2f}", fontsize=10)
+        kernel, bases = GaussianKernel(self.bandwidth), (both, self.modes + noise[1])
+        found = [witness_curves(data, base, line, kernel, (self.penalty,)) for base in bases]
+        reach = 1.05 * max(float(curves.kale.abs().max()) for curves in found)
+        canvas, axes = panels(1, 2, self.title, size=4.0)
+        for axis, base, curves, label in zip(
+            axes[0], bases, found, ("both modes", "one mode lost"), strict=True
+        ):
+            for points, name, color in ((data, "data", "tab:red"), (base, "base", "tab:blue")):
+                axis.hist(points.numpy(), bins=40, density=True, alpha=0.4, color=color, label=name)
+            axis.set_title(f"{label}: KALE {float(curves.values[0]):.2f}", fontsize=10)
+            witness = axis.twinx()
+            witness.plot(line.numpy(), curves.kale[0].numpy(), color="black")
+            witness.axhline(0.0, color="0.6", linewidth=0.8, linestyle=":")
+            witness.set_ylim(-reach, reach)  # one scale for both, or noise looks like a mode
+        axes[0][0].legend(fontsize=8)
+        witness.set_ylabel(f"witness, λ = {self.penalty:g}, kernel of width {self.bandwidth:g}")
+        return canvas
 
 
 @dataclass(frozen=True)
