@@ -1,24 +1,29 @@
-"""Updates of a generalized energy-based model, one by one, against the same ones by hand.
+"""Updates of a generalized energy-based model, one by one, against the same ones by hand, and cut in pieces.
 
-The energy is :math:`\\theta x`, all data are at one point of the line, and so are all samples of the base:
-every expectation is one number.
+By hand the energy is :math:`\\theta x`, all data are at one point of the line, and so are all samples of the
+base: every expectation is one number.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 from laws import Z, generator
 from torch import Tensor, nn
+from toys import METHODS, kept, make_in_pieces
 
 from ebmzoo.energies import MLPEnergy
 from ebmzoo.generators import MLPGenerator
+from ebmzoo.metrics import SampledPartition
 from ebmzoo.models import Model, StandardNormal
-from ebmzoo.training import SGD, Batches
+from ebmzoo.store import Store
+from ebmzoo.training import SGD, Averaged, Batches, Milestones, ModelSelection, Scheduled
 from ebmzoo_gebm.gebm import GEBM, GEBMLearner, PlainGradients, Squashed
+from ebmzoo_gebm.measures import KALE
 from ebmzoo_gebm.penalties import GradientPenalty, ParameterPenalty, Penalty
 
 DATUM, SAMPLE, SLOPE, RATE = 1.5, -0.5, 0.8, 0.1
@@ -161,3 +166,32 @@ def test_the_gradient_penalty_is_on_lines():
     diagonal = torch.linspace(-1, 1, 60)[:, None].expand(60, 2).double()
     found = GradientPenalty().value(Valley(), diagonal[:10], diagonal.flip(0), generator(0)).detach()
     assert float(found) == pytest.approx(0, abs=1e-20)
+
+
+# Cut in pieces
+
+FLOWS = METHODS["GEBM of flows"]  # the energy warms up in every second update
+SELECTED = {
+    "both": FLOWS,
+    "averaged": replace(FLOWS, method=Averaged(FLOWS.method, decay=0.5)),
+    "scheduled": replace(FLOWS, method=Scheduled(FLOWS.method, Milestones((2, 5), 0.5))),
+    "scheduled and averaged": replace(
+        FLOWS, method=Averaged(Scheduled(FLOWS.method, Milestones((2, 5), 0.5)), decay=0.5)
+    ),
+    "energy only": replace(FLOWS, method=replace(FLOWS.method, base_steps=0), base=METHODS["Real NVP"]),
+    "base only": replace(FLOWS, method=GEBM(energy_steps=0), base=FLOWS),
+}
+
+
+@pytest.mark.parametrize("updates", [1, 3])
+@pytest.mark.parametrize("name", SELECTED)
+def test_a_run_with_a_selection_ends_the_same_cut_after_any_update(name: str, updates: int, tmp_path: Path):
+    """The same model, chosen at the same time for the same scores, which take random numbers of their own."""
+    rule = ModelSelection(KALE(SampledPartition(100)), every=2, watch=("test",))
+    trained = replace(SELECTED[name], steps=7, selection=rule)
+    Store(tmp_path / "uncut").get(trained)
+    assert make_in_pieces(trained, tmp_path / "cut", updates) == math.ceil(7 / updates)
+    assert kept(tmp_path / "cut", trained) == kept(tmp_path / "uncut", trained)
+    seen, expected = (Store(tmp_path / each).run(trained)["selection"] for each in ("cut", "uncut"))
+    assert seen == expected
+    assert len({value for _, value in seen["scores"]}) == 3

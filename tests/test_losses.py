@@ -137,6 +137,29 @@ def test_kale_is_below_donsker_varadhan_and_touches_it_at_log_z():
         assert loss > tight
 
 
+def test_kale_is_below_donsker_varadhan_below_the_divergence_for_every_energy():
+    """For laws on five points, as samples that repeat each point as often as its probability says.
+
+    Energies are anywhere, and near the best one, -log dp/db up to a constant, at which there is equality.
+    """
+    rng = generator(3)
+    for away in (4.0, 1.0, 0.1, 0.0):
+        for _ in range(100):
+            counts = torch.randint(1, 20, (2, 5), generator=rng)
+            p, b = counts.double() / counts.sum(1, keepdim=True)
+            divergence = float((p * (p / b).log()).sum())
+            random = torch.randn(7, generator=rng, dtype=torch.float64)
+            energy = (b / p).log() + away * random[:5] + 3 * random[5]
+            data, base = (torch.repeat_interleave(energy, count) for count in counts)
+            exact = torch.log((b * (-energy).exp()).sum())
+            below = float(-donsker_varadhan(data, base))
+            assert float(-kale(data, base, exact + 2 * random[6])) <= below + 1e-12
+            assert float(-kale(data, base, exact)) == pytest.approx(below, abs=1e-12)
+            assert below <= divergence + 1e-12
+            assert away or below == pytest.approx(divergence, abs=1e-12)
+            assert below == pytest.approx(float(-(p * energy).sum() - exact), abs=1e-12)
+
+
 def test_the_best_log_z_of_kale_is_where_its_gradient_vanishes():
     data, base = some_energies(5)
     exact = torch.logsumexp(-base, 0) - math.log(len(base))

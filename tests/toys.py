@@ -280,6 +280,15 @@ METHODS = {
         5,
         16,
     ),
+    "GEBM, averaged": Trained(
+        Averaged(GEBM(MLPEnergy(16, 2), MLPGenerator(16, 2), 3, energy_steps=2), decay=0.5), PLANE, 5, 16
+    ),
+    "GEBM, its rates scheduled": Trained(
+        Scheduled(GEBM(MLPEnergy(16, 2), MLPGenerator(16, 2), 3, energy_steps=2), Milestones((2, 4), 0.5)),
+        PLANE,
+        5,
+        16,
+    ),
     "GEBM, energy only": Trained(
         GEBM(TruncatedEnergy(ConvEnergy(4)), base_steps=0), PICTURES, 5, 16, VAES["VAE, Gaussian pictures"]
     ),

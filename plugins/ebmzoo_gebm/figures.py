@@ -86,7 +86,7 @@ class EnergyMap(Figure):
 class Divergences(Figure):
     r"""KALE, MMD and KL of :math:`\mathcal{N}(s, r^2)` from :math:`\mathcal{N}(0, 1)`, against s and r.
 
-    KALE is shown over :math:`1 + \lambda`, which makes it a lower bound of KL.
+    KALE lies between half the squared discrepancy and KL.
 
     Arguments:
         name: The name of the file, without its ending.
