@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 
 def mlp(
-    inputs: int, hidden: int, depth: int, outputs: int, activation: Callable[[], nn.Module]
+    inputs: int,
+    hidden: int,
+    depth: int,
+    outputs: int,
+    activation: Callable[[], nn.Module],
+    first: type[nn.Linear] = nn.Linear,
+    last: type[nn.Linear] = nn.Linear,
 ) -> nn.Sequential:
     """Creates a fully connected network.
 
@@ -20,11 +26,13 @@ def mlp(
         depth: The number of hidden layers.
         outputs: The number of output features.
         activation: Creates what follows every hidden layer.
+        first: The class of the first layer.
+        last: The class of the last layer.
     """
-    layers: list[nn.Module] = []
-    for width in [inputs, *[hidden] * (depth - 1)]:
-        layers += [nn.Linear(width, hidden), activation()]
-    return nn.Sequential(*layers, nn.Linear(hidden, outputs))
+    layers: list[nn.Module] = [first(inputs, hidden), activation()]
+    for _ in range(depth - 1):
+        layers += [nn.Linear(hidden, hidden), activation()]
+    return nn.Sequential(*layers, last(hidden, outputs))
 
 
 def leaky(slope: float) -> Callable[[], nn.Module]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ebmzoo.blocks import mlp
 from ebmzoo.fields import positive
 from ebmzoo.flows.flow import Flow, check_sizes, rowsum
 
@@ -106,8 +106,8 @@ class Coupling(nn.Module):
 
     def __init__(self, given: int, moved: int, dimension: int, hidden: int, depth: int):
         super().__init__()
-        self.scale = _network(given, moved, hidden, depth, Tanh)
-        self.shift = _network(given, moved, hidden, depth, nn.ReLU)
+        self.scale = mlp(given, hidden, depth, moved, Tanh, FromHalf, ToHalf)
+        self.shift = mlp(given, hidden, depth, moved, nn.ReLU, FromHalf, ToHalf)
         for network in (self.scale, self.shift):
             for parameter in network[0].parameters():
                 nn.init.uniform_(parameter, -(dimension**-0.5), dimension**-0.5)
@@ -115,15 +115,6 @@ class Coupling(nn.Module):
     def forward(self, given: Tensor) -> tuple[Tensor, Tensor]:
         """Returns log-scales and shifts, both of shape (B, moved), for (B, given)."""
         return self.scale(given), self.shift(given)
-
-
-def _network(
-    given: int, moved: int, hidden: int, depth: int, activation: Callable[[], nn.Module]
-) -> nn.Sequential:
-    layers: list[nn.Module] = [FromHalf(given, hidden), activation()]
-    for _ in range(depth - 1):
-        layers += [nn.Linear(hidden, hidden), activation()]
-    return nn.Sequential(*layers, ToHalf(hidden, moved))
 
 
 class FromHalf(nn.Linear):

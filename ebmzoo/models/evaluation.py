@@ -72,10 +72,8 @@ def check_makes(model: Model, shape: tuple[int, ...], who: str) -> None:
         shape: The shape of one datum of what the other is to learn from.
         who: The method that was given the base.
     """
-    modes = [(module, module.training) for module in model.decoder.modules()]
-    made = tuple(model.decoder.eval()(model.prior.anchor.new_zeros(1, *model.prior.shape)).shape[1:])
-    for module, training in modes:
-        module.training = training
+    with evaluating(model.decoder):
+        made = tuple(model.decoder(model.prior.anchor.new_zeros(1, *model.prior.shape)).shape[1:])
     if made != tuple(shape):
         raise ValueError(
             f"{who} was given data of shape {tuple(shape)}, and a base that makes data of shape {made}; bind "
